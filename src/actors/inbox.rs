@@ -1,0 +1,71 @@
+//! A short locked buffer with a wake-up flag: many senders, one actor that takes everything at once. An actor's
+//! own mailbox costs an allocation and a wake-up per message; this costs one wake-up per batch.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use ractor::ActorRef;
+use ractor_cluster::RactorMessage;
+
+/// Tells an actor that its inbox is not empty.
+#[derive(RactorMessage, Debug)]
+pub(crate) struct Wake;
+
+/// The buffer of one actor.
+pub(crate) struct Inbox<T> {
+    items: Mutex<Vec<T>>,
+    /// Whether a wake-up is on its way, or the actor is at work.
+    awake: AtomicBool,
+    actor: OnceLock<ActorRef<Wake>>,
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn new() -> Self {
+        Self { items: Mutex::new(Vec::new()), awake: AtomicBool::new(false), actor: OnceLock::new() }
+    }
+
+    /// Names the actor; what was pushed before is taken at once.
+    pub(crate) fn bind(&self, actor: ActorRef<Wake>) {
+        let _ = self.actor.set(actor);
+        self.wake();
+    }
+
+    /// Adds an item. Its senders are bounded: clients by the limit of waiting requests, peers by their credits,
+    /// players by what they were given.
+    pub(crate) fn push(&self, item: T) {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(actor) = self.actor.get()
+            && !self.awake.swap(true, Ordering::AcqRel)
+        {
+            // It fails only when the actor has ended, and then nobody is left to read.
+            let _ = actor.cast(Wake);
+        }
+    }
+
+    /// Takes what is there, in order, into `items`, which must be empty; the next push wakes again if nothing is.
+    pub(crate) fn take(&self, items: &mut Vec<T>) -> bool {
+        debug_assert!(items.is_empty(), "what was taken before is handled");
+        std::mem::swap(&mut *self.items.lock().unwrap_or_else(PoisonError::into_inner), items);
+        if !items.is_empty() {
+            return true;
+        }
+        self.awake.store(false, Ordering::Release);
+        // A push between the swap and the store saw the flag set, and did not wake anybody.
+        let missed = !self.items.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if missed {
+            self.wake();
+        }
+        false
+    }
+}
+
+impl<T> fmt::Debug for Inbox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}

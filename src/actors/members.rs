@@ -1,0 +1,287 @@
+//! The actor of the membership: it drives the [`Members`] machine, gives its views to the parts of the key
+//! space, and publishes what the node is doing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tracing::{debug, info, warn};
+
+use crate::info::ViewInfo;
+use crate::protocol::members::{Effect, Failure, Input, Members, Msg, Status};
+use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
+use crate::protocol::view::View;
+use crate::protocol::SHARDS;
+use crate::wire;
+
+use super::inbox::Wake;
+use super::shard;
+use super::shared::Shared;
+
+/// The end of an operator's command.
+type Port = oneshot::Sender<Result<(), Failure>>;
+
+/// What reaches the membership.
+pub(crate) enum Item {
+    /// Time passed.
+    Tick,
+    /// A connection is ready.
+    LinkUp(Member),
+    /// A connection ended.
+    LinkDown { peer: NodeId, refused: bool },
+    /// A peer knows a later life of this node's name.
+    Stale { known: u64 },
+    /// A message of a peer, encoded.
+    Control { from: NodeId, bytes: Vec<u8> },
+    /// The barrier of one part went on.
+    Progress { part: usize, epoch: Epoch, complete: bool },
+    /// A part began or ceased to hold anything.
+    HasData { part: usize, has: bool },
+    /// The operator connects a linked peer.
+    Connect { peer: NodeId, port: Port },
+    /// The operator forgets a name.
+    Forget { name: NodeName, force: bool, port: Port },
+    /// The operator leaves.
+    Leave { port: Port },
+    /// The node could not hand over and stops for good: nobody need wait for it.
+    Farewell { port: oneshot::Sender<()> },
+}
+
+/// The actor.
+pub(crate) struct MembersActor {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The actor's state.
+#[derive(Debug)]
+pub(crate) struct State {
+    machine: Members,
+    effects: Vec<Effect>,
+    ports: HashMap<u64, Port>,
+    /// How far each part is with the barrier of `epoch`: one bit each.
+    epoch: Epoch,
+    sent: u32,
+    complete: u32,
+    has_data: u32,
+    unleased_since: Option<Millis>,
+}
+
+/// All parts of the key space, one bit each.
+const ALL: u32 = (1 << SHARDS) - 1;
+
+impl Actor for MembersActor {
+    type Msg = Wake;
+    type State = State;
+    type Arguments = Members;
+
+    async fn pre_start(&self, myself: ActorRef<Wake>, machine: Members) -> Result<State, ActorProcessingErr> {
+        let inbox = self.shared.members.clone();
+        let quarter = Duration::from_millis((self.shared.config.timings.heartbeat.0 / 4).max(1));
+        tokio::spawn(async move {
+            let mut every = tokio::time::interval(quarter);
+            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while myself.get_status() < ractor::ActorStatus::Stopping {
+                every.tick().await;
+                inbox.push(Item::Tick);
+            }
+        });
+        let epoch = machine.view().epoch;
+        Ok(State {
+            machine,
+            effects: Vec::new(),
+            ports: HashMap::new(),
+            epoch,
+            sent: 0,
+            complete: 0,
+            has_data: 0,
+            unleased_since: None,
+        })
+    }
+
+    async fn handle(&self, myself: ActorRef<Wake>, Wake: Wake, s: &mut State) -> Result<(), ActorProcessingErr> {
+        let mut items = Vec::new();
+        if self.shared.members.take(&mut items) {
+            for item in items {
+                self.item(s, item);
+            }
+            self.publish(s);
+            let _ = myself.cast(Wake);
+        }
+        Ok(())
+    }
+}
+
+impl MembersActor {
+    fn item(&self, s: &mut State, item: Item) {
+        match item {
+            Item::Tick => {
+                self.step(s, Input::Tick);
+                if matches!(self.status(s), Status::Alone | Status::Suspended) {
+                    self.shared.for_all_parts(|| shard::Item::Refuse);
+                }
+            }
+            Item::LinkUp(peer) => {
+                info!(node = %self.shared.name, peer = %peer.id, addr = %peer.addr, "link.up");
+                self.step(s, Input::LinkUp(peer));
+            }
+            Item::LinkDown { peer, refused } => {
+                info!(node = %self.shared.name, %peer, refused, "link.down");
+                self.step(s, Input::LinkDown { peer, refused });
+            }
+            Item::Stale { known } => self.step(s, Input::Stale { known }),
+            Item::Control { from, bytes } => match wire::read_control(&bytes) {
+                Ok(msg) => self.step(s, Input::Message { from, msg }),
+                Err(error) => self.shared.malformed(&from, &error),
+            },
+            Item::Progress { part, epoch, complete } => self.progress(s, part, epoch, complete),
+            Item::HasData { part, has } => {
+                let before = s.has_data;
+                s.has_data = before & !(1 << part) | u32::from(has) << part;
+                if (before == 0) != (s.has_data == 0) {
+                    self.step(s, Input::HasData(s.has_data != 0));
+                }
+            }
+            Item::Connect { peer, port } => {
+                self.command(s, port, |token| Input::Connect { peer, token });
+            }
+            Item::Forget { name, force, port } => {
+                self.command(s, port, |token| Input::Forget { name, force, token });
+            }
+            Item::Farewell { port } => {
+                for peer in s.machine.view().ids().filter(|id| **id != s.machine.me().id) {
+                    self.shared.tell(peer, &Msg::Farewell { handed_over: false });
+                }
+                let _ = port.send(());
+            }
+            Item::Leave { port } => self.command(s, port, |token| Input::Leave { token }),
+        }
+    }
+
+    fn command(&self, s: &mut State, port: Port, input: impl FnOnce(u64) -> Input) {
+        let token = self.shared.token();
+        s.ports.retain(|_, port| !port.is_closed());
+        s.ports.insert(token, port);
+        self.step(s, input(token));
+    }
+
+    fn progress(&self, s: &mut State, part: usize, epoch: Epoch, complete: bool) {
+        if epoch != s.epoch {
+            return;
+        }
+        let (sent, whole) = (s.sent, s.complete);
+        s.sent |= 1 << part;
+        if complete {
+            s.complete |= 1 << part;
+        }
+        if s.sent == ALL && sent != ALL {
+            self.step(s, Input::Synced { epoch, complete: false });
+        }
+        if s.complete == ALL && whole != ALL {
+            info!(node = %self.shared.name, epoch = epoch.0, "view.synced");
+            self.step(s, Input::Synced { epoch, complete: true });
+        }
+    }
+
+    fn step(&self, s: &mut State, input: Input) {
+        let mut effects = std::mem::take(&mut s.effects);
+        s.machine.handle(self.shared.now(), input, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send { to, msg } => self.shared.tell(&to, &msg),
+                Effect::Install(view) => self.install(s, view),
+                Effect::Lease { until } => {
+                    let had = self.shared.is_leased();
+                    self.shared.set_lease(until);
+                    if !had && self.shared.is_leased() {
+                        self.shared.for_all_parts(|| shard::Item::Leased);
+                    }
+                }
+                Effect::Dial { name, addr } => {
+                    let shared = self.shared.clone();
+                    tokio::spawn(async move {
+                        let Some(net) = shared.net() else { return };
+                        if let Err(error) = net.dial(Some(name.as_str()), &addr).await {
+                            debug!(node = %shared.name, peer = %name, %addr, "link.dial: {error}");
+                        }
+                    });
+                }
+                Effect::Hangup(peer) => {
+                    if let Some(net) = self.shared.net() {
+                        net.hangup(&peer);
+                    }
+                }
+                Effect::Rejoin(me) => {
+                    warn!(node = %self.shared.name, incarnation = me.id.incarnation,
+                        "view.evicted: the others went on without this node; it starts over and joins them again");
+                    self.shared.set_me(me.id.clone());
+                    let view = s.machine.view();
+                    self.shared.for_all_parts(|| shard::Item::Dissolve { me: me.id.clone(), view: view.clone() });
+                    (s.epoch, s.sent, s.complete) = (view.epoch, 0, 0);
+                    if let Some(net) = self.shared.net() {
+                        net.set_identity(me);
+                    }
+                }
+                Effect::Answer { token, result } => {
+                    if let Some(port) = s.ports.remove(&token) {
+                        let _ = port.send(result);
+                    }
+                }
+                Effect::Left => info!(node = %self.shared.name, "view.left"),
+                Effect::PossibleLoss { epoch, nodes } => {
+                    warn!(node = %self.shared.name, epoch = epoch.0, ?nodes,
+                        "possible loss: what had its actor and all its backups on these nodes is gone");
+                }
+            }
+        }
+        s.effects = effects;
+    }
+
+    fn install(&self, s: &mut State, view: View) {
+        let names: Vec<&str> = view.ids().map(|id| id.name.as_str()).collect();
+        info!(node = %self.shared.name, epoch = view.epoch.0, members = ?names, "view.install");
+        (s.epoch, s.sent, s.complete) = (view.epoch, 0, 0);
+        self.shared.for_all_parts(|| shard::Item::Install(view.clone()));
+    }
+
+    /// What the node is doing. Without a lease for less than a lease's time it is not suspended yet: a change of
+    /// the view takes the lease away for a moment, and requests wait that long.
+    fn status(&self, s: &mut State) -> Status {
+        let now = self.shared.now();
+        let status = s.machine.status(now);
+        if status != Status::Suspended {
+            s.unleased_since = None;
+            return status;
+        }
+        let since = *s.unleased_since.get_or_insert(now);
+        if now - since < self.shared.config.timings.lease { Status::Syncing } else { Status::Suspended }
+    }
+
+    fn publish(&self, s: &mut State) {
+        let status = self.status(s);
+        let now = info_of(&s.machine, status);
+        self.shared.info.send_if_modified(|info| {
+            let changed = *info != now;
+            if changed {
+                *info = now;
+            }
+            changed
+        });
+    }
+}
+
+/// What the machine says of itself.
+pub(crate) fn info_of(machine: &Members, status: Status) -> ViewInfo {
+    let view = machine.view();
+    let names = |ids: &[NodeId]| -> Vec<NodeName> { ids.iter().map(|id| id.name.clone()).collect() };
+    ViewInfo {
+        cluster: view.cluster,
+        epoch: view.epoch,
+        members: view.ids().map(|id| id.name.clone()).collect(),
+        leaving: names(&view.leaving),
+        status,
+        waiting_for: machine.waiting_for(),
+        possible_loss: machine.possible_loss().iter().map(|(epoch, nodes)| (*epoch, names(nodes))).collect(),
+    }
+}

@@ -1,0 +1,9 @@
+//! The ractor actors that drive the protocol: one for the membership, one for each part of the key space (its
+//! keeper, its replicator, and the supervisor of its players), and one for each player.
+
+pub(crate) mod inbox;
+pub(crate) mod members;
+pub(crate) mod outbox;
+pub(crate) mod player;
+pub(crate) mod shard;
+pub(crate) mod shared;

@@ -1,0 +1,190 @@
+//! What the actors of one node share: how they reach each other, the network, the clock and the lease.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use crate::config::Config;
+use crate::info::ViewInfo;
+use crate::net::{Event, Net};
+use crate::protocol::members::{Msg, Status};
+use crate::protocol::types::{ClusterId, Epoch, Kind, Millis, NodeId, NodeName};
+use crate::protocol::view::View;
+use crate::protocol::SHARDS;
+use crate::wire::{self, DecodeError};
+
+use super::inbox::Inbox;
+use super::members;
+use super::player::ServerType;
+use super::shard;
+
+/// The lane of the membership's messages; those before it belong to the parts of the key space.
+pub(crate) const CONTROL_LANE: usize = SHARDS;
+
+/// One node.
+pub(crate) struct Shared {
+    pub(crate) name: NodeName,
+    pub(crate) config: Config,
+    pub(crate) types: HashMap<Kind, Arc<dyn ServerType>>,
+    pub(crate) shards: Vec<Arc<shard::Inbox>>,
+    pub(crate) members: Arc<Inbox<members::Item>>,
+    pub(crate) info: watch::Sender<ViewInfo>,
+    /// Set once: the node takes no new requests.
+    pub(crate) leaving: AtomicBool,
+    net: OnceLock<Net>,
+    me: RwLock<NodeId>,
+    /// The node's monotonic clock counts from here.
+    start: Instant,
+    lease_until: AtomicU64,
+    tokens: AtomicU64,
+    malformed: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        me: NodeId,
+        cluster: ClusterId,
+        config: Config,
+        types: HashMap<Kind, Arc<dyn ServerType>>,
+    ) -> Self {
+        let info = ViewInfo {
+            cluster,
+            epoch: Epoch(1),
+            members: vec![me.name.clone()],
+            leaving: Vec::new(),
+            status: Status::Alone,
+            waiting_for: Vec::new(),
+            possible_loss: Vec::new(),
+        };
+        Self {
+            name: me.name.clone(),
+            config,
+            types,
+            shards: (0..SHARDS).map(|_| Arc::new(Inbox::new())).collect(),
+            members: Arc::new(Inbox::new()),
+            info: watch::Sender::new(info),
+            leaving: AtomicBool::new(false),
+            net: OnceLock::new(),
+            me: RwLock::new(me),
+            start: Instant::now(),
+            lease_until: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+        }
+    }
+
+    /// Connects the node to its network.
+    pub(crate) fn attach(&self, net: Net) {
+        let _ = self.net.set(net);
+    }
+
+    /// The network, once there is one.
+    pub(crate) fn net(&self) -> Option<&Net> {
+        self.net.get()
+    }
+
+    /// This life of the node.
+    pub(crate) fn me(&self) -> NodeId {
+        self.me.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_me(&self, me: NodeId) {
+        *self.me.write().unwrap_or_else(PoisonError::into_inner) = me;
+    }
+
+    /// The node's clock.
+    pub(crate) fn now(&self) -> Millis {
+        Millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether this node may answer clients.
+    pub(crate) fn is_leased(&self) -> bool {
+        self.now().0 < self.lease_until.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_lease(&self, until: Millis) {
+        self.lease_until.store(until.0, Ordering::Release);
+    }
+
+    /// A name for a request of a client of this node.
+    pub(crate) fn token(&self) -> u64 {
+        self.tokens.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends to a connected peer; false if it is not.
+    pub(crate) fn send(&self, to: &NodeId, lane: usize, bytes: Vec<u8>) -> bool {
+        self.net().is_some_and(|net| net.send(to, lane, bytes))
+    }
+
+    /// Sends a message of the membership.
+    pub(crate) fn tell(&self, to: &NodeId, msg: &Msg) {
+        self.send(to, CONTROL_LANE, wire::control(msg));
+    }
+
+    /// The peer is in an older epoch.
+    pub(crate) fn show_view(&self, to: &NodeId, view: &View) {
+        self.tell(to, &Msg::ViewIs(view.clone()));
+    }
+
+    /// The peer is in a later epoch.
+    pub(crate) fn want_view(&self, of: &NodeId) {
+        self.tell(of, &Msg::ViewWanted);
+    }
+
+    /// The barrier of a part went on.
+    pub(crate) fn progress(&self, part: usize, epoch: Epoch, complete: bool) {
+        self.members.push(members::Item::Progress { part, epoch, complete });
+    }
+
+    /// A peer sent what cannot be read; that frame is dropped from there on.
+    pub(crate) fn malformed(&self, from: &NodeId, error: &DecodeError) {
+        let count = self.malformed.fetch_add(1, Ordering::Relaxed) + 1;
+        // A flood of them must not flood the log.
+        if count.is_power_of_two() {
+            warn!(node = %self.name, peer = %from, count, "frame dropped: {error}");
+        }
+    }
+
+    /// Whatever the network has for this node.
+    pub(crate) fn event(&self, event: Event) {
+        match event {
+            Event::Frame { from, lane, bytes } if lane == CONTROL_LANE => {
+                self.members.push(members::Item::Control { from, bytes });
+            }
+            Event::Frame { from, lane, bytes } => {
+                if let Some(part) = self.shards.get(lane) {
+                    part.push(shard::Item::Frame { from, bytes });
+                }
+            }
+            Event::LinkUp(peer) => {
+                self.for_all_parts(|| shard::Item::LinkUp);
+                self.members.push(members::Item::LinkUp(peer));
+            }
+            Event::LinkDown { peer, refused } => {
+                self.for_all_parts(|| shard::Item::LinkDown { peer: peer.clone() });
+                self.members.push(members::Item::LinkDown { peer, refused });
+            }
+            Event::Stale { known } => self.members.push(members::Item::Stale { known }),
+            Event::Failed(reason) => {
+                error!(node = %self.name, "this node stops, its network failed: {reason}");
+                self.leaving.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Gives every part of the key space an item.
+    pub(crate) fn for_all_parts(&self, mut item: impl FnMut() -> shard::Item) {
+        self.shards.iter().for_each(|part| part.push(item()));
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,64 @@
+//! The protocol, pure and deterministic: inputs in, effects out. No clock, no randomness, no input or output.
+//!
+//! Two machines: [`members::Members`] agrees on views and holds the lease, one per node; [`shard::Shard`]
+//! keeps owners and records of one part of the key space, [`SHARDS`] per node. The same code is model-checked,
+//! simulated and run.
+//!
+//! # The rules
+//!
+//! **Placement.** Rank is rendezvous hashing over node *names* among the active members (members that are not
+//! leaving). The *home* of a key is rank 0; its *keepers* are the first `backups` active members that are not the
+//! owner; a record without an owner lives on the first `backups + 1`. The home is the owner or its first keeper, so
+//! that its record doubles as the directory entry: to find or to claim an actor, a node asks its home, in one round
+//! trip.
+//!
+//! **Owner.** A request goes to the actor, what changes goes to every keeper with a version, and the answer waits
+//! until each of them has that version *and* this node has a lease. The actor goes on meanwhile; later answers wait
+//! for their own versions.
+//!
+//! **Directory.** Only the home answers claims, and only with authority: it was the home in every view since, and
+//! including, the last one whose barrier it completed. A grant is not an acknowledgement of a copy; the owner
+//! confirms it with a put.
+//!
+//! **A new view.** An owner puts its state to the keepers that lack it; a record without a live, confirmed owner is
+//! passed on to where such records live; whoever has all its acknowledgements says *done* to all. When everybody's
+//! *done* has arrived, the barrier is complete: authority is whole, and surplus records are dropped, not before.
+//!
+//! **Views.** One instance of single-decree Paxos per epoch, whose acceptors are the members of the view before. A
+//! quorum is a majority, or exactly half when all the others are *known dead*: a newer incarnation answers at the
+//! same address, the operator vouches for it (`forget`), it declined this cluster, it bade farewell, or it shows a
+//! view of another cluster that it belongs to without this node. So the survivor of two goes on with the restarted
+//! other, and a lone node stops.
+//!
+//! **Lease.** A pong counts for its pinger for L from when the ping was *sent*; the ponger promises not to vote the
+//! pinger out for G > L. A node answers clients while a strict majority of pongs counts, its own included unless it
+//! voted for the next view. A vote waits until the promises to all that it evicts have run out, unless they are
+//! known dead.
+//!
+//! # Rules that came later
+//!
+//! Found by running, simulating and checking this code; the reasons stand at the code.
+//!
+//! - A proposal names whom it evicts already in its *prepare*, so that acceptors stop ponging those and promise only
+//!   when their own promises have run out: the cluster answers on while it waits for an eviction.
+//! - After a time without a majority a node evicts nobody for one suspicion time: it has heard nobody, not they.
+//! - A node that was evicted while alive waits longer and longer between two attempts to come back, so that a link
+//!   that stays broken does not change views for ever.
+//! - A *done* says whether the sender has heard the receiver's; whoever has not, is told again.
+//! - Claims that come before the home has authority wait for its barrier; they are not dropped.
+//! - A leaver whose barrier is complete bids farewell: being known dead spares the others the wait for its lease.
+//! - Where only one member is active no copies can be made: its barrier completes, and it answers nobody.
+
+pub mod agreement;
+pub mod lease;
+pub mod members;
+pub mod placement;
+pub mod ring;
+pub mod shard;
+pub mod types;
+pub mod view;
+
+/// Into how many independent parts the key space is divided. A part has its own owners, records, barrier and
+/// stream of messages, so that nodes work on several at once. The same on every node: it is part of the
+/// wire protocol.
+pub const SHARDS: usize = 4;

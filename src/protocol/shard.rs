@@ -1,0 +1,732 @@
+//! One part of the key space at one node: its owners, its records, and its share of the directory.
+//!
+//! ```text
+//!            Request                               Put / PutAck
+//!   client ──────────▶ owner ── Run ──▶ actor        ▲     │
+//!      ▲                 ▲  ◀── Ran ──   │           │     ▼
+//!      └──── Answer ─────┴───────────────┴────▶ keeper on another node
+//!
+//!   not the owner:  Claim ─▶ home ─▶ Grant (be the owner) or OwnerIs (Forward to it)
+//!   a new view:     Put, Hold ─▶ acks ─▶ Done ─▶ every member's Done: the barrier is complete
+//! ```
+//!
+//! The parts of a node are independent instances of the data protocol: each has its own barrier. This file
+//! holds the state and the dispatch; [`owner`], [`directory`], [`keeper`] and [`barrier`] hold the rules.
+
+mod barrier;
+mod directory;
+mod inspect;
+mod keeper;
+mod owner;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::placement::Placement;
+use super::types::{Epoch, Key, NodeId, RequestId};
+use super::view::View;
+
+pub use barrier::Progress;
+
+/// Most messages of a later epoch that wait for its view, and most claims that wait for the barrier; further
+/// ones are dropped, and sent again by their senders.
+const PARKED_MAX: usize = 4_096;
+
+/// How many resend ticks a message may stay unanswered before it is sent again.
+const RESEND_AFTER: u64 = 2;
+
+/// What a client asks an actor.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Recognises a retry; a forwarded request always has one.
+    pub id: Option<RequestId>,
+    /// The call, as the layer above encodes it.
+    pub payload: Bytes,
+}
+
+/// The end of a request.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// It was carried out, and what it changed is backed up.
+    Reply(Bytes),
+    /// It was not carried out; the reason, as the layer above encodes it (a crash, an unknown type).
+    Failed(Bytes),
+    /// Not carried out: too many requests wait.
+    Overloaded,
+    /// Not carried out: the node leaves.
+    Leaving,
+    /// Not carried out: the node has no lease, or is alone.
+    NotServing,
+    /// It may have been carried out.
+    Unknown,
+}
+
+/// Where the answer to a request goes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Origin {
+    /// A client of this node, by the driver's token.
+    Local(u64),
+    /// A node that forwarded it, by that node's token.
+    Peer(NodeId, u64),
+}
+
+/// Where an actor and its copies are, as its home knows.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Located {
+    /// The node of the actor; none if it is at rest.
+    pub owner: Option<NodeId>,
+    /// The nodes of its records.
+    pub keepers: Vec<NodeId>,
+    /// Its version.
+    pub version: u64,
+}
+
+/// What the parts of two nodes tell each other. The frame around it carries cluster and epoch.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Msg {
+    /// To the home: I want to own this key, or know who does.
+    Claim {
+        /// The key.
+        key: Key,
+    },
+    /// From the home: that member owns it.
+    OwnerIs {
+        /// The key.
+        key: Key,
+        /// Its owner.
+        owner: NodeId,
+    },
+    /// From the home: own it, starting with this state. Not an acknowledgement of a copy.
+    Grant {
+        /// The key.
+        key: Key,
+        /// The epoch of the grant: a later generation supersedes an earlier one.
+        gen_: Epoch,
+        /// The version of the state.
+        ver: u64,
+        /// The state; empty if there never was one.
+        data: Bytes,
+    },
+    /// From the owner to its keepers: the state to keep.
+    Put {
+        /// The key.
+        key: Key,
+        /// The owner's generation.
+        gen_: Epoch,
+        /// The version.
+        ver: u64,
+        /// The state.
+        data: Bytes,
+    },
+    /// The keeper has that version, or a later one of the same generation.
+    PutAck {
+        /// The key.
+        key: Key,
+        /// The generation.
+        gen_: Epoch,
+        /// The version that is kept.
+        ver: u64,
+    },
+    /// A copy that has no owner, to where such copies belong.
+    Hold {
+        /// The key.
+        key: Key,
+        /// The generation.
+        gen_: Epoch,
+        /// The version.
+        ver: u64,
+        /// The state.
+        data: Bytes,
+    },
+    /// That copy, or a later one, is in place.
+    HoldAck {
+        /// The key.
+        key: Key,
+        /// The generation.
+        gen_: Epoch,
+        /// The version.
+        ver: u64,
+    },
+    /// The sender's copies of this epoch are all acknowledged.
+    Done {
+        /// Whether the sender has heard the receiver's; otherwise it wants it (again).
+        heard: bool,
+    },
+    /// A client's request, to the owner.
+    Forward {
+        /// The key.
+        key: Key,
+        /// The sender's name for it.
+        token: u64,
+        /// The request, with an id.
+        request: Request,
+    },
+    /// The answer to a forwarded request.
+    Reply {
+        /// The receiver's name for it.
+        token: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// To the home: where is it?
+    Locate {
+        /// The key.
+        key: Key,
+        /// The sender's name for the question.
+        token: u64,
+    },
+    /// The answer of the home; none if nobody ever called that actor.
+    Located {
+        /// The receiver's name for the question.
+        token: u64,
+        /// The answer.
+        found: Option<Located>,
+    },
+}
+
+/// What came of a request that the actor was given.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Ran {
+    /// Handled; `data` is the new state, none if it did not change.
+    Done {
+        /// What the client gets.
+        reply: Bytes,
+        /// The state to back up.
+        data: Option<Bytes>,
+    },
+    /// Not handled, the state is that of before; the reason goes to the client.
+    Failed(Bytes),
+}
+
+/// What drives a part.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Input {
+    /// A client of this node asks.
+    Request {
+        /// The driver's name for it; used once.
+        token: u64,
+        /// Whom.
+        key: Key,
+        /// What.
+        request: Request,
+    },
+    /// A client of this node asks where an actor is.
+    Locate {
+        /// The driver's name for it; used once.
+        token: u64,
+        /// Which.
+        key: Key,
+    },
+    /// The client gave up: forget what has not started.
+    Cancel {
+        /// The request's key.
+        key: Key,
+        /// The request's token.
+        token: u64,
+    },
+    /// The actor of `key` handled the oldest request that it was given.
+    Ran {
+        /// The key.
+        key: Key,
+        /// The generation of the actor.
+        gen_: Epoch,
+        /// What came of it.
+        ran: Ran,
+    },
+    /// The actor of `key` ended. `again`: the supervisor will say `Restart` later; else the next request starts
+    /// it.
+    Exited {
+        /// The key.
+        key: Key,
+        /// The generation of the actor.
+        gen_: Epoch,
+        /// Whether a restart follows.
+        again: bool,
+    },
+    /// The supervisor restarts the actor now.
+    Restart {
+        /// The key.
+        key: Key,
+        /// The generation of the actor.
+        gen_: Epoch,
+    },
+    /// A message of a peer.
+    Message {
+        /// Who sent it.
+        from: NodeId,
+        /// The epoch that it belongs to, of my cluster.
+        epoch: Epoch,
+        /// What it says.
+        msg: Msg,
+    },
+    /// This view was decided.
+    Install(View),
+    /// Time to send again what has not been acknowledged for a while, and to answer what waited for the lease.
+    Tick,
+    /// A peer was connected: send again at once what was not acknowledged.
+    Linked,
+    /// This node may answer again.
+    Leased,
+    /// Take no new requests, and say `Quiet` when none is left: the node is about to leave.
+    Quiesce,
+    /// This node does not serve: give back the requests that have not started.
+    Refuse,
+}
+
+/// What a part wants done.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Effect {
+    /// Send this in the current epoch.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        msg: Msg,
+    },
+    /// Send `to` the current [`Shard::put_of`] of that key, whenever the connection has room: updates that come
+    /// meanwhile ride along.
+    Put {
+        /// The keeper.
+        to: NodeId,
+        /// The key.
+        key: Key,
+    },
+    /// Start an actor with that state (empty: a new one).
+    Start {
+        /// The key.
+        key: Key,
+        /// The generation, which names this actor towards the part.
+        gen_: Epoch,
+        /// The state.
+        data: Bytes,
+    },
+    /// Give the actor that request, after those before.
+    Run {
+        /// The key.
+        key: Key,
+        /// The generation of the actor.
+        gen_: Epoch,
+        /// The request.
+        request: Request,
+    },
+    /// End the actor: it lives elsewhere now.
+    Stop {
+        /// The key.
+        key: Key,
+        /// The generation of the actor.
+        gen_: Epoch,
+    },
+    /// The answer to a client of this node.
+    Answer {
+        /// The request's token.
+        token: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// The answer to a client that asked where an actor is.
+    Found {
+        /// The question's token.
+        token: u64,
+        /// The answer.
+        found: Option<Located>,
+    },
+    /// The peer is in an older epoch: send it my view.
+    ShowView(NodeId),
+    /// The peer is in a later epoch: ask it for its view.
+    WantView(NodeId),
+    /// The barrier went on (see [`Progress`]).
+    Progress(Epoch, Progress),
+    /// No request is left, after `Quiesce`.
+    Quiet,
+    /// An invariant of the protocol does not hold: a defect of ours, or a peer that makes things up.
+    Broken(&'static str),
+}
+
+/// A request on its way.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Pending {
+    origin: Origin,
+    request: Request,
+}
+
+/// A request that was handled, and whose answer waits for the keepers.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Handled {
+    ver: u64,
+    pending: Pending,
+    reply: Bytes,
+}
+
+/// A key that this node owns.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Own {
+    gen_: Epoch,
+    ver: u64,
+    data: Bytes,
+    /// The current keepers, each with the highest version of this generation that it acknowledged.
+    keepers: Vec<(NodeId, Option<u64>)>,
+    /// Keepers must have this version before this node is done with the epoch's sync.
+    sync_ver: u64,
+    /// Given to the actor, in order, and not handled yet.
+    running: VecDeque<Pending>,
+    /// Handled: answered as soon as the keepers have that version.
+    waiting: VecDeque<Handled>,
+    actor: Actor,
+    /// The tick of the last Put.
+    put_at: u64,
+    /// Whether the key is in `lagging`.
+    listed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Actor {
+    /// Started, as far as this part knows.
+    Up,
+    /// Ended; the supervisor will restart it.
+    Restarting,
+    /// Ended; the next request starts it.
+    Down,
+}
+
+/// A copy of a key that another node owns, or that nobody does.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Rec {
+    gen_: Epoch,
+    ver: u64,
+    data: Bytes,
+    owner: Option<NodeId>,
+    /// The owner itself said so, by a Put; a grant alone does not confirm.
+    confirmed: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Slot {
+    Own(Box<Own>),
+    Rec(Rec),
+}
+
+/// Requests for a key that this node does not own yet.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+struct Wanted {
+    pending: VecDeque<Pending>,
+    claimed_at: u64,
+}
+
+/// A request that another node handles.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Forwarded {
+    to: NodeId,
+    key: Key,
+    pending: Pending,
+    sent_at: u64,
+}
+
+/// One part of the key space at one node.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Shard {
+    me: NodeId,
+    backups: usize,
+    /// Most requests that wait here; further ones are refused.
+    pending_max: usize,
+
+    view: View,
+    placement: Placement,
+    /// The placements installed since the last complete barrier, that one first; empty before the first.
+    lineage: Vec<Placement>,
+    /// Keys whose copies of this epoch are not in place yet; for a record, who acknowledged the Hold.
+    unsettled: BTreeMap<Key, Vec<NodeId>>,
+    done_sent: bool,
+    done_from: BTreeSet<NodeId>,
+    complete: bool,
+
+    slots: BTreeMap<Key, Slot>,
+    wanted: BTreeMap<Key, Wanted>,
+    forwarded: BTreeMap<u64, Forwarded>,
+    locating: BTreeMap<u64, Key>,
+    /// Owned keys that some keeper has not acknowledged, or whose answers only the lease holds back; and some
+    /// that no longer are.
+    lagging: Vec<Key>,
+    parked: Vec<(NodeId, Epoch, Msg)>,
+    /// Claims of this epoch that came before this node had authority.
+    early: Vec<(NodeId, Key)>,
+
+    /// How many requests are in `wanted`, `forwarded`, `running` and `waiting`.
+    pending: usize,
+    next_token: u64,
+    next_id: u64,
+    tick: u64,
+    quiescing: bool,
+    quiet_said: bool,
+}
+
+impl Shard {
+    /// A part of a node that is alone. `seed` makes the ids of its forwards differ from those of its other
+    /// parts.
+    pub fn new(me: NodeId, view: View, backups: usize, pending_max: usize, seed: u64) -> Self {
+        let placement = Placement::of(&view);
+        Self {
+            me,
+            backups,
+            pending_max,
+            view,
+            lineage: vec![placement.clone()],
+            placement,
+            unsettled: BTreeMap::new(),
+            done_sent: true,
+            done_from: BTreeSet::new(),
+            complete: true,
+            slots: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            forwarded: BTreeMap::new(),
+            locating: BTreeMap::new(),
+            lagging: Vec::new(),
+            parked: Vec::new(),
+            early: Vec::new(),
+            pending: 0,
+            next_token: 0,
+            next_id: seed << 48,
+            tick: 0,
+            quiescing: false,
+            quiet_said: false,
+        }
+    }
+
+    /// Takes one step. `leased`: whether this node may answer clients right now.
+    pub fn handle(&mut self, leased: bool, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Request { token, key, request } => {
+                let pending = Pending { origin: Origin::Local(token), request };
+                if self.quiescing {
+                    self.finish(pending.origin, Answer::Leaving, out);
+                } else {
+                    self.accept(key, pending, out);
+                }
+            }
+            Input::Locate { token, key } => self.locate(token, key, out),
+            Input::Cancel { key, token } => self.cancel(&key, token),
+            Input::Ran { key, gen_, ran } => self.ran(leased, &key, gen_, ran, out),
+            Input::Exited { key, gen_, again } => self.exited(&key, gen_, again, out),
+            Input::Restart { key, gen_ } => self.restart(&key, gen_, out),
+            Input::Message { from, epoch, msg } => self.message(leased, from, epoch, msg, out),
+            Input::Install(view) => self.install(leased, view, out),
+            Input::Tick => {
+                self.tick += 1;
+                self.resend(leased, RESEND_AFTER, out);
+            }
+            Input::Linked => self.resend(leased, 0, out),
+            Input::Leased => self.settle_all(leased, out),
+            Input::Quiesce => self.quiescing = true,
+            Input::Refuse => self.refuse(out),
+        }
+        self.try_done(out);
+        if self.quiescing && !self.quiet_said && self.is_quiet() {
+            self.quiet_said = true;
+            out.push(Effect::Quiet);
+        }
+    }
+
+    /// The Put that brings a keeper of `key` up to date; none if the key is not owned here (any more).
+    pub fn put_of(&self, key: &Key) -> Option<Msg> {
+        let own = self.own(key)?;
+        Some(Msg::Put { key: key.clone(), gen_: own.gen_, ver: own.ver, data: own.data.clone() })
+    }
+
+    /// The epoch that messages are sent in.
+    pub fn epoch(&self) -> Epoch {
+        self.view.epoch
+    }
+
+    /// The installed view.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Whether this part owns or keeps anything.
+    pub fn has_data(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// The keys that this node owns: key, state, version and keepers.
+    pub fn owned(&self) -> impl Iterator<Item = (&Key, &Bytes, u64, Vec<&NodeId>)> {
+        self.slots.iter().filter_map(|(key, slot)| match slot {
+            Slot::Own(own) => Some((key, &own.data, own.ver, own.keepers.iter().map(|(k, _)| k).collect())),
+            Slot::Rec(_) => None,
+        })
+    }
+
+    /// Whether this node owns `key`, and in which generation.
+    pub fn owns(&self, key: &Key) -> Option<Epoch> {
+        self.own(key).map(|own| own.gen_)
+    }
+
+    /// The record of `key` that this node keeps for others: generation, version, state, owner, confirmed.
+    pub fn record(&self, key: &Key) -> Option<(Epoch, u64, &Bytes, Option<&NodeId>, bool)> {
+        match self.slots.get(key) {
+            Some(Slot::Rec(rec)) => Some((rec.gen_, rec.ver, &rec.data, rec.owner.as_ref(), rec.confirmed)),
+            Some(Slot::Own(_)) | None => None,
+        }
+    }
+
+    /// The state of `key` if this node owns it: generation, version, state.
+    pub fn owned_state(&self, key: &Key) -> Option<(Epoch, u64, &Bytes)> {
+        self.own(key).map(|own| (own.gen_, own.ver, &own.data))
+    }
+
+    /// Whether this node sent its sync-done of the installed epoch.
+    pub fn done_sent(&self) -> bool {
+        self.done_sent
+    }
+
+    /// Ends this part: the tokens of all local requests, and whether each may have been carried out.
+    pub fn dissolve(self) -> Vec<(u64, bool)> {
+        let mut tokens = Vec::new();
+        let mut note = |origin: Origin, maybe: bool| {
+            if let Origin::Local(token) = origin {
+                tokens.push((token, maybe));
+            }
+        };
+        for slot in self.slots.into_values() {
+            if let Slot::Own(own) = slot {
+                own.running.into_iter().for_each(|p| note(p.origin, false));
+                own.waiting.into_iter().for_each(|h| note(h.pending.origin, true));
+            }
+        }
+        self.wanted.into_values().flat_map(|w| w.pending).for_each(|p| note(p.origin, false));
+        self.forwarded.into_values().for_each(|f| note(f.pending.origin, true));
+        self.locating.into_keys().for_each(|token| tokens.push((token, false)));
+        tokens
+    }
+
+    fn own(&self, key: &Key) -> Option<&Own> {
+        match self.slots.get(key) {
+            Some(Slot::Own(own)) => Some(own),
+            Some(Slot::Rec(_)) | None => None,
+        }
+    }
+
+    fn own_mut(&mut self, key: &Key) -> Option<&mut Own> {
+        match self.slots.get_mut(key) {
+            Some(Slot::Own(own)) => Some(own),
+            Some(Slot::Rec(_)) | None => None,
+        }
+    }
+
+    /// Whether `id` takes part in serving: active, in a view of at least two active members.
+    fn can_serve(&self, id: &NodeId) -> bool {
+        self.placement.len() >= 2 && self.placement.is_active(id)
+    }
+
+    fn message(&mut self, leased: bool, from: NodeId, epoch: Epoch, msg: Msg, out: &mut Vec<Effect>) {
+        if epoch > self.view.epoch {
+            out.push(Effect::WantView(from.clone()));
+            if self.parked.len() < PARKED_MAX {
+                self.parked.push((from, epoch, msg));
+            }
+            return;
+        }
+        if epoch < self.view.epoch || !self.view.contains(&from) {
+            out.push(Effect::ShowView(from));
+            return;
+        }
+        match msg {
+            Msg::Claim { key } => self.claim(from, key, out),
+            Msg::OwnerIs { key, owner } => self.owner_is(&key, &owner, out),
+            Msg::Grant { key, gen_, ver, data } => self.grant(key, gen_, ver, data, out),
+            Msg::Put { key, gen_, ver, data } => self.put(from, key, gen_, ver, data, out),
+            Msg::PutAck { key, gen_, ver } => self.put_ack(leased, &from, &key, gen_, ver, out),
+            Msg::Hold { key, gen_, ver, data } => self.hold(from, key, gen_, ver, data, out),
+            Msg::HoldAck { key, gen_, ver } => self.hold_ack(from, &key, gen_, ver),
+            Msg::Done { heard } => self.done(from, heard, out),
+            Msg::Forward { key, token, request } => {
+                self.accept(key, Pending { origin: Origin::Peer(from, token), request }, out);
+            }
+            Msg::Reply { token, answer } => self.reply(&from, token, answer, out),
+            Msg::Locate { key, token } => {
+                if let Some(found) = self.located(&key) {
+                    out.push(Effect::Send { to: from, msg: Msg::Located { token, found } });
+                }
+            }
+            Msg::Located { token, found } => {
+                if self.locating.remove(&token).is_some() {
+                    out.push(Effect::Found { token, found });
+                }
+            }
+        }
+    }
+
+    /// Answers what only the lease held back, and forgets which keys no longer lag.
+    fn settle_all(&mut self, leased: bool, out: &mut Vec<Effect>) {
+        for key in std::mem::take(&mut self.lagging) {
+            self.settle(leased, &key, out);
+            let Some(own) = self.own_mut(&key) else { continue };
+            own.listed = own.lags() || !own.waiting.is_empty();
+            if own.listed {
+                self.lagging.push(key);
+            }
+        }
+    }
+
+    /// Sends again what was not acknowledged for that many ticks.
+    fn resend(&mut self, leased: bool, after: u64, out: &mut Vec<Effect>) {
+        let tick = self.tick;
+        self.settle_all(leased, out);
+        for key in self.lagging.clone() {
+            if self.own(&key).is_some_and(|own| own.lags() && tick >= own.put_at + after) {
+                self.send_puts(&key, out);
+            }
+        }
+        let holds: Vec<Key> = self.unsettled.keys().cloned().collect();
+        for key in &holds {
+            self.send_holds(key, out);
+        }
+        let due: Vec<Key> = self
+            .wanted
+            .iter()
+            .filter(|(_, wanted)| tick >= wanted.claimed_at + after)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            self.kick(&key, out);
+        }
+        for (token, forwarded) in &mut self.forwarded {
+            if tick >= forwarded.sent_at + after {
+                forwarded.sent_at = tick;
+                out.push(forwarded.message(*token));
+            }
+        }
+        let asked: Vec<u64> = self.locating.keys().copied().collect();
+        for token in asked {
+            self.ask_home(token, out);
+        }
+        if self.done_sent && !self.complete {
+            self.send_done(out);
+        }
+    }
+
+    /// The end of one request.
+    fn finish(&mut self, origin: Origin, answer: Answer, out: &mut Vec<Effect>) {
+        out.push(match origin {
+            Origin::Local(token) => Effect::Answer { token, answer },
+            Origin::Peer(to, token) => Effect::Send { to, msg: Msg::Reply { token, answer } },
+        });
+    }
+
+    fn is_quiet(&self) -> bool {
+        let local = |p: &Pending| matches!(p.origin, Origin::Local(_));
+        self.forwarded.is_empty()
+            && self.wanted.values().all(|w| !w.pending.iter().any(local))
+            && self.slots.values().all(|slot| match slot {
+                Slot::Own(own) => own.running.is_empty() && own.waiting.is_empty(),
+                Slot::Rec(_) => true,
+            })
+    }
+}
+
+impl Forwarded {
+    fn message(&self, token: u64) -> Effect {
+        let msg = Msg::Forward { key: self.key.clone(), token, request: self.pending.request.clone() };
+        Effect::Send { to: self.to.clone(), msg }
+    }
+}

@@ -1,0 +1,177 @@
+//! A new view: ownership that did not survive is dropped, copies go where the view wants them, and when every
+//! member says that its copies are in place, the barrier is complete.
+
+use super::super::placement::Placement;
+use super::super::types::NodeId;
+use super::super::view::View;
+use super::{Effect, Msg, Rec, Shard, Slot};
+
+/// Most views whose homes are remembered until a barrier completes; beyond, authority waits for the barrier.
+const LINEAGE_MAX: usize = 32;
+
+/// How far the barrier of an epoch is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Progress {
+    /// This node's copies are in place, and it told the others.
+    Sent,
+    /// Every member's copies are in place: authority is whole, and surplus records are gone.
+    Complete,
+}
+
+impl Shard {
+    /// Installs a view of a later epoch, or of another cluster; views in between may be skipped.
+    pub(super) fn install(&mut self, leased: bool, view: View, out: &mut Vec<Effect>) {
+        if view.cluster == self.view.cluster && view.epoch <= self.view.epoch || !view.contains(&self.me) {
+            return;
+        }
+        if view.cluster != self.view.cluster || self.lineage.len() >= LINEAGE_MAX {
+            // What this node knew of another cluster says nothing about who owns what in this one.
+            self.lineage.clear();
+        }
+        self.view = view;
+        self.placement = Placement::of(&self.view);
+        if !self.lineage.is_empty() && self.lineage.last() != Some(&self.placement) {
+            self.lineage.push(self.placement.clone());
+        }
+        self.done_sent = false;
+        self.done_from.clear();
+        self.complete = false;
+        self.unsettled.clear();
+        self.early.clear();
+
+        let keys: Vec<_> = self.slots.keys().cloned().collect();
+        for key in keys {
+            match self.slots.remove(&key) {
+                Some(Slot::Own(mut own)) => {
+                    if self.placement.is_active(&self.me) {
+                        let keepers = self.placement.keepers(&key, &self.me, self.backups);
+                        let acked = std::mem::take(&mut own.keepers);
+                        own.keepers = keepers
+                            .into_iter()
+                            .map(|id| {
+                                let ver = acked.iter().find(|(a, _)| *a == id).and_then(|(_, ver)| *ver);
+                                (id, ver)
+                            })
+                            .collect();
+                        own.sync_ver = own.ver;
+                        if !own.is_synced() {
+                            self.unsettled.insert(key.clone(), Vec::new());
+                        }
+                        self.slots.insert(key.clone(), Slot::Own(own));
+                        self.send_puts(&key, out);
+                    } else {
+                        let rec = Rec {
+                            gen_: own.gen_,
+                            ver: own.ver,
+                            data: own.data.clone(),
+                            owner: None,
+                            confirmed: true,
+                        };
+                        self.slots.insert(key.clone(), Slot::Rec(rec));
+                        self.disown(&key, *own, out);
+                        self.unsettled.insert(key.clone(), Vec::new());
+                        self.send_holds(&key, out);
+                    }
+                }
+                Some(Slot::Rec(mut rec)) => {
+                    let live = rec.owner.as_ref().is_some_and(|owner| self.placement.is_active(owner));
+                    if !live || !rec.confirmed && !self.has_authority(&key) {
+                        rec.owner = None;
+                    }
+                    let settled = self.is_settled(&rec);
+                    self.slots.insert(key.clone(), Slot::Rec(rec));
+                    if !settled {
+                        self.unsettled.insert(key.clone(), Vec::new());
+                        self.send_holds(&key, out);
+                    }
+                }
+                None => {}
+            }
+        }
+
+        // Messages of the old view are void: whatever waited for one asks again.
+        for forwarded in std::mem::take(&mut self.forwarded).into_values() {
+            self.retry(forwarded.key, forwarded.pending, out);
+        }
+        self.drop_requests_of_peers();
+        let keys: Vec<_> = self.wanted.keys().cloned().collect();
+        for key in keys {
+            self.kick(&key, out);
+        }
+        let asked: Vec<u64> = self.locating.keys().copied().collect();
+        for token in asked {
+            self.ask_home(token, out);
+        }
+        for (from, epoch, msg) in std::mem::take(&mut self.parked) {
+            if epoch >= self.view.epoch {
+                self.message(leased, from, epoch, msg, out);
+            }
+        }
+    }
+
+    /// Peers forward again under the new view what was not handled under the old one.
+    fn drop_requests_of_peers(&mut self) {
+        let mut dropped = 0;
+        self.wanted.retain(|_, wanted| {
+            let before = wanted.pending.len();
+            wanted.pending.retain(|p| matches!(p.origin, super::Origin::Local(_)));
+            dropped += before - wanted.pending.len();
+            !wanted.pending.is_empty()
+        });
+        self.pending -= dropped;
+    }
+
+    /// Tells everybody when all copies that this node answers for are in place.
+    pub(super) fn try_done(&mut self, out: &mut Vec<Effect>) {
+        if self.done_sent || !self.unsettled.is_empty() {
+            return;
+        }
+        self.done_sent = true;
+        self.done_from.insert(self.me.clone());
+        self.send_done(out);
+        out.push(Effect::Progress(self.view.epoch, Progress::Sent));
+        self.try_complete(out);
+    }
+
+    /// Tells those who have not told this node. Whoever has, and missed this, asks by its own resend.
+    pub(super) fn send_done(&self, out: &mut Vec<Effect>) {
+        for to in self.view.ids().filter(|id| **id != self.me) {
+            let heard = self.done_from.contains(to);
+            out.push(Effect::Send { to: to.clone(), msg: Msg::Done { heard } });
+        }
+    }
+
+    /// A member's copies are in place.
+    pub(super) fn done(&mut self, from: NodeId, heard: bool, out: &mut Vec<Effect>) {
+        if !heard && self.done_sent {
+            out.push(Effect::Send { to: from.clone(), msg: Msg::Done { heard: true } });
+        }
+        self.done_from.insert(from);
+        self.try_complete(out);
+    }
+
+    fn try_complete(&mut self, out: &mut Vec<Effect>) {
+        if self.complete || !self.view.ids().all(|id| self.done_from.contains(id)) {
+            return;
+        }
+        self.complete = true;
+        self.lineage = vec![self.placement.clone()];
+        let (placement, backups, me) = (&self.placement, self.backups, &self.me);
+        self.slots.retain(|key, slot| match slot {
+            Slot::Own(_) => true,
+            Slot::Rec(_) => placement.top(key, backups).contains(me),
+        });
+        out.push(Effect::Progress(self.view.epoch, Progress::Complete));
+        for (from, key) in std::mem::take(&mut self.early) {
+            self.claim(from, key, out);
+        }
+        let keys: Vec<_> = self.wanted.keys().cloned().collect();
+        for key in keys {
+            self.kick(&key, out);
+        }
+        let asked: Vec<u64> = self.locating.keys().copied().collect();
+        for token in asked {
+            self.ask_home(token, out);
+        }
+    }
+}

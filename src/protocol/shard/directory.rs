@@ -1,0 +1,147 @@
+//! The directory: the home of a key knows its owner, because it is the owner or its first keeper. 'Nobody owns
+//! it' and every grant need authority, which only a complete barrier gives.
+
+use bytes::Bytes;
+
+use super::super::types::{Epoch, Key, NodeId};
+use super::{Effect, Located, Msg, PARKED_MAX, Rec, Shard, Slot};
+
+impl Shard {
+    /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
+    /// that it completed, and in that one. This makes failover immediate for keys whose home did not change.
+    pub(super) fn has_authority(&self, key: &Key) -> bool {
+        !self.lineage.is_empty() && self.lineage.iter().all(|p| p.home(key) == Some(&self.me))
+    }
+
+    /// Tries to get the waiting requests of `key` on their way.
+    pub(super) fn kick(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        let tick = self.tick;
+        let me = self.me.clone();
+        if !self.can_serve(&me) {
+            return;
+        }
+        let Some(wanted) = self.wanted.get_mut(key) else { return };
+        wanted.claimed_at = tick;
+        let Some(home) = self.placement.home(key).cloned() else { return };
+        if home != me {
+            return out.push(Effect::Send { to: home, msg: Msg::Claim { key: key.clone() } });
+        }
+        if !self.has_authority(key) || self.own(key).is_some() {
+            return;
+        }
+        match self.live_owner(key) {
+            Some(owner) if owner != me => self.forward(key, &owner, out),
+            Some(_) | None => {
+                let (ver, data) = self.state_to_grant(key);
+                self.own_it(key, self.view.epoch, ver, data, out);
+            }
+        }
+    }
+
+    /// A member wants to own `key`; only its home with authority answers.
+    pub(super) fn claim(&mut self, from: NodeId, key: Key, out: &mut Vec<Effect>) {
+        if self.placement.home(&key) != Some(&self.me) || !self.can_serve(&from) {
+            return;
+        }
+        if !self.has_authority(&key) {
+            if self.early.len() < PARKED_MAX {
+                self.early.push((from, key));
+            }
+            return;
+        }
+        if self.own(&key).is_some() {
+            let msg = Msg::OwnerIs { key, owner: self.me.clone() };
+            return out.push(Effect::Send { to: from, msg });
+        }
+        match self.slots.get(&key) {
+            // Also while unconfirmed: the grant may have arrived.
+            Some(Slot::Rec(Rec { owner: Some(owner), .. }))
+                if *owner != from && self.placement.is_active(owner) =>
+            {
+                let msg = Msg::OwnerIs { key, owner: owner.clone() };
+                return out.push(Effect::Send { to: from, msg });
+            }
+            // An old claim: it owns the key already.
+            Some(Slot::Rec(Rec { owner: Some(owner), confirmed: true, .. })) if *owner == from => return,
+            Some(Slot::Rec(_) | Slot::Own(_)) | None => {}
+        }
+        let (ver, data) = self.state_to_grant(&key);
+        let gen_ = self.view.epoch;
+        let rec = Rec { gen_, ver, data: data.clone(), owner: Some(from.clone()), confirmed: false };
+        self.store(&key, rec, out);
+        out.push(Effect::Send { to: from, msg: Msg::Grant { key, gen_, ver, data } });
+    }
+
+    /// The home names the owner: the waiting requests go there.
+    pub(super) fn owner_is(&mut self, key: &Key, owner: &NodeId, out: &mut Vec<Effect>) {
+        if self.own(key).is_none() && *owner != self.me && self.placement.is_active(owner) {
+            self.forward(key, owner, out);
+        }
+    }
+
+    /// The home makes this node the owner.
+    pub(super) fn grant(&mut self, key: Key, gen_: Epoch, ver: u64, data: Bytes, out: &mut Vec<Effect>) {
+        let me = self.me.clone();
+        if self.own(&key).is_none() && self.can_serve(&me) && gen_ == self.view.epoch {
+            self.own_it(&key, gen_, ver, data, out);
+        }
+    }
+
+    fn live_owner(&self, key: &Key) -> Option<NodeId> {
+        match self.slots.get(key) {
+            Some(Slot::Rec(rec)) => rec.owner.clone().filter(|owner| self.placement.is_active(owner)),
+            Some(Slot::Own(_)) | None => None,
+        }
+    }
+
+    fn state_to_grant(&self, key: &Key) -> (u64, Bytes) {
+        match self.slots.get(key) {
+            Some(Slot::Rec(rec)) => (rec.ver, rec.data.clone()),
+            Some(Slot::Own(_)) | None => (0, Bytes::new()),
+        }
+    }
+
+    /// A client asks where an actor is.
+    pub(super) fn locate(&mut self, token: u64, key: Key, out: &mut Vec<Effect>) {
+        self.locating.insert(token, key);
+        self.ask_home(token, out);
+    }
+
+    /// Asks the home of the key of one question, or answers it here.
+    pub(super) fn ask_home(&mut self, token: u64, out: &mut Vec<Effect>) {
+        let Some(key) = self.locating.get(&token) else { return };
+        match self.placement.home(key) {
+            Some(home) if *home != self.me => {
+                out.push(Effect::Send { to: home.clone(), msg: Msg::Locate { key: key.clone(), token } });
+            }
+            Some(_) | None => {
+                if let Some(found) = self.located(key) {
+                    self.locating.remove(&token);
+                    out.push(Effect::Found { token, found });
+                }
+            }
+        }
+    }
+
+    /// What the home knows of `key`; none if this node may not say.
+    pub(super) fn located(&self, key: &Key) -> Option<Option<Located>> {
+        if !self.has_authority(key) || self.placement.len() < 2 {
+            return None;
+        }
+        Some(self.slots.get(key).map(|slot| match slot {
+            Slot::Own(own) => Located {
+                owner: Some(self.me.clone()),
+                keepers: own.keepers.iter().map(|(id, _)| id.clone()).collect(),
+                version: own.ver,
+            },
+            Slot::Rec(rec) => Located {
+                keepers: match &rec.owner {
+                    Some(owner) => self.placement.keepers(key, owner, self.backups),
+                    None => self.placement.top(key, self.backups),
+                },
+                owner: rec.owner.clone(),
+                version: rec.ver,
+            },
+        }))
+    }
+}

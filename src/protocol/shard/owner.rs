@@ -1,0 +1,304 @@
+//! The owner's side: requests are given to the actor one after the other, what changes goes to the keepers,
+//! and an answer leaves when every keeper has the version that it was computed from.
+//!
+//! The actor goes on while a version is on its way: later requests are handled in memory, and their answers
+//! wait for the acknowledgement of their own version.
+
+use bytes::Bytes;
+
+use super::super::types::{Epoch, Key, NodeId, RequestId};
+use super::{Actor, Answer, Effect, Forwarded, Handled, Origin, Own, Pending, Ran, Shard, Slot};
+
+impl Own {
+    /// The version that every current keeper has; none while one has none, or while there is no keeper.
+    pub(super) fn acked(&self) -> Option<u64> {
+        // `None` sorts first, so that one keeper without a copy makes the minimum `None`.
+        self.keepers.iter().map(|(_, ver)| *ver).min().flatten()
+    }
+
+    /// Whether some keeper does not have the latest version.
+    pub(super) fn lags(&self) -> bool {
+        self.acked() != Some(self.ver)
+    }
+
+    /// Whether this epoch's sync need not wait for this key: the keepers have all that could have been
+    /// answered before it. Where nobody can keep a copy, there is nothing to wait for, and no answer either.
+    pub(super) fn is_synced(&self) -> bool {
+        self.keepers.is_empty() || self.acked().is_some_and(|ver| ver >= self.sync_ver)
+    }
+}
+
+impl Shard {
+    /// Takes a request in, wherever it came from.
+    pub(super) fn accept(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+        if self.pending >= self.pending_max {
+            return self.finish(pending.origin, Answer::Overloaded, out);
+        }
+        self.pending += 1;
+        self.enqueue(key, pending, out);
+    }
+
+    fn enqueue(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+        // A leaving node starts nothing for others: they try again under the next view.
+        let parked = self.quiescing && matches!(pending.origin, Origin::Peer(..));
+        if !parked && self.own(&key).is_some() {
+            return self.run(&key, pending, out);
+        }
+        let wanted = self.wanted.entry(key.clone()).or_default();
+        wanted.pending.push_back(pending);
+        if wanted.pending.len() == 1 && !parked {
+            self.kick(&key, out);
+        }
+    }
+
+    /// Hands a request to the actor of an owned key.
+    fn run(&mut self, key: &Key, pending: Pending, out: &mut Vec<Effect>) {
+        let Some(own) = self.own_mut(key) else { return };
+        let (gen_, request) = (own.gen_, pending.request.clone());
+        own.running.push_back(pending);
+        match own.actor {
+            Actor::Up => {}
+            Actor::Restarting => return,
+            Actor::Down => {
+                own.actor = Actor::Up;
+                out.push(Effect::Start { key: key.clone(), gen_, data: own.data.clone() });
+            }
+        }
+        out.push(Effect::Run { key: key.clone(), gen_, request });
+    }
+
+    /// Becomes the owner: with the home's authority, by being the home or by its grant.
+    pub(super) fn own_it(&mut self, key: &Key, gen_: Epoch, ver: u64, data: Bytes, out: &mut Vec<Effect>) {
+        let keepers = self.placement.keepers(key, &self.me, self.backups);
+        let own = Own {
+            gen_,
+            ver,
+            data: data.clone(),
+            keepers: keepers.into_iter().map(|id| (id, None)).collect(),
+            sync_ver: 0,
+            running: Default::default(),
+            waiting: Default::default(),
+            actor: Actor::Up,
+            put_at: 0,
+            listed: false,
+        };
+        self.slots.insert(key.clone(), Slot::Own(Box::new(own)));
+        if self.done_sent {
+            self.unsettled.remove(key);
+        } else {
+            self.unsettled.insert(key.clone(), Vec::new());
+        }
+        out.push(Effect::Start { key: key.clone(), gen_, data });
+        self.send_puts(key, out);
+        self.run_wanted(key, out);
+    }
+
+    /// Gives the requests that waited for ownership to the actor.
+    fn run_wanted(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        let Some(mut wanted) = self.wanted.remove(key) else { return };
+        for pending in std::mem::take(&mut wanted.pending) {
+            if self.quiescing && matches!(pending.origin, Origin::Peer(..)) {
+                wanted.pending.push_back(pending);
+            } else {
+                self.run(key, pending, out);
+            }
+        }
+        if !wanted.pending.is_empty() {
+            self.wanted.insert(key.clone(), wanted);
+        }
+    }
+
+    /// The actor handled the oldest request that it was given.
+    pub(super) fn ran(&mut self, leased: bool, key: &Key, gen_: Epoch, ran: Ran, out: &mut Vec<Effect>) {
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else { return };
+        let Some(Pending { origin, request }) = own.running.pop_front() else {
+            return out.push(Effect::Broken("an actor handles only what it was given"));
+        };
+        match ran {
+            Ran::Failed(reason) => {
+                self.pending -= 1;
+                self.finish(origin, Answer::Failed(reason), out);
+            }
+            Ran::Done { reply, data } => {
+                let changed = data.is_some();
+                if let Some(data) = data {
+                    own.ver += 1;
+                    own.data = data;
+                }
+                own.waiting.push_back(Handled { ver: own.ver, pending: Pending { origin, request }, reply });
+                if changed {
+                    self.send_puts(key, out);
+                } else {
+                    self.settle(leased, key, out);
+                }
+            }
+        }
+    }
+
+    /// Sends the state to every keeper that lacks it.
+    pub(super) fn send_puts(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        let tick = self.tick;
+        let Some(Slot::Own(own)) = self.slots.get_mut(key) else { return };
+        own.put_at = tick;
+        if !own.listed {
+            own.listed = true;
+            self.lagging.push(key.clone());
+        }
+        for (to, acked) in &own.keepers {
+            if *acked != Some(own.ver) {
+                out.push(Effect::Put { to: to.clone(), key: key.clone() });
+            }
+        }
+    }
+
+    /// A keeper has a version of this key.
+    pub(super) fn put_ack(
+        &mut self,
+        leased: bool,
+        from: &NodeId,
+        key: &Key,
+        gen_: Epoch,
+        ver: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else { return };
+        if ver > own.ver {
+            return out.push(Effect::Broken("a keeper has only what its owner put"));
+        }
+        let Some((_, acked)) = own.keepers.iter_mut().find(|(id, _)| id == from) else { return };
+        *acked = (*acked).max(Some(ver));
+        if own.is_synced() {
+            self.unsettled.remove(key);
+        }
+        self.settle(leased, key, out);
+    }
+
+    /// Answers what every keeper has, if this node may.
+    pub(super) fn settle(&mut self, leased: bool, key: &Key, out: &mut Vec<Effect>) {
+        let me = self.me.clone();
+        if !leased || !self.can_serve(&me) {
+            // The next tick looks again: a key with answers is listed.
+            let Some(Slot::Own(own)) = self.slots.get_mut(key) else { return };
+            if !own.waiting.is_empty() && !own.listed {
+                own.listed = true;
+                self.lagging.push(key.clone());
+            }
+            return;
+        }
+        while let Some(own) = self.own_mut(key) {
+            let acked = own.acked();
+            let Some(handled) = own.waiting.pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver)) else {
+                return;
+            };
+            self.pending -= 1;
+            self.finish(handled.pending.origin, Answer::Reply(handled.reply), out);
+        }
+    }
+
+    /// The actor ended. What it was given and did not handle is given to its successor.
+    pub(super) fn exited(&mut self, key: &Key, gen_: Epoch, again: bool, out: &mut Vec<Effect>) {
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else { return };
+        own.actor = if again { Actor::Restarting } else { Actor::Down };
+        if !again && !own.running.is_empty() {
+            self.restart(key, gen_, out);
+        }
+    }
+
+    /// Starts the actor from the state that its keepers have or are being sent.
+    pub(super) fn restart(&mut self, key: &Key, gen_: Epoch, out: &mut Vec<Effect>) {
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_ && own.actor != Actor::Up) else {
+            return;
+        };
+        own.actor = Actor::Up;
+        out.push(Effect::Start { key: key.clone(), gen_, data: own.data.clone() });
+        for pending in &own.running {
+            out.push(Effect::Run { key: key.clone(), gen_, request: pending.request.clone() });
+        }
+    }
+
+    /// Sends the waiting requests of a key to the node that owns it.
+    pub(super) fn forward(&mut self, key: &Key, owner: &NodeId, out: &mut Vec<Effect>) {
+        let Some(wanted) = self.wanted.remove(key) else { return };
+        for mut pending in wanted.pending {
+            pending.request.id.get_or_insert_with(|| {
+                self.next_id += 1;
+                let me = format!("{}#{}", self.me.name, self.me.incarnation);
+                let high = u128::from(xxhash_rust::xxh3::xxh3_64(me.as_bytes()));
+                RequestId(high << 64 | u128::from(self.next_id))
+            });
+            self.next_token += 1;
+            let forwarded =
+                Forwarded { to: owner.clone(), key: key.clone(), pending, sent_at: self.tick };
+            out.push(forwarded.message(self.next_token));
+            self.forwarded.insert(self.next_token, forwarded);
+        }
+    }
+
+    /// The node that a request was forwarded to has answered.
+    pub(super) fn reply(&mut self, from: &NodeId, token: u64, answer: Answer, out: &mut Vec<Effect>) {
+        if self.forwarded.get(&token).is_none_or(|f| f.to != *from) {
+            return;
+        }
+        let Some(Forwarded { pending, .. }) = self.forwarded.remove(&token) else { return };
+        self.pending -= 1;
+        self.finish(pending.origin, answer, out);
+    }
+
+    /// The client gave up; what has not started never will.
+    pub(super) fn cancel(&mut self, key: &Key, token: u64) {
+        self.locating.remove(&token);
+        let origin = Origin::Local(token);
+        if let Some(wanted) = self.wanted.get_mut(key) {
+            let before = wanted.pending.len();
+            wanted.pending.retain(|p| p.origin != origin);
+            self.pending -= before - wanted.pending.len();
+            if wanted.pending.is_empty() {
+                self.wanted.remove(key);
+            }
+        }
+        let before = self.forwarded.len();
+        self.forwarded.retain(|_, f| f.pending.origin != origin);
+        self.pending -= before - self.forwarded.len();
+    }
+
+    /// This node does not serve: requests that have not started go back to their clients; those of peers are
+    /// dropped, since the peers try again by themselves.
+    pub(super) fn refuse(&mut self, out: &mut Vec<Effect>) {
+        for pending in std::mem::take(&mut self.wanted).into_values().flat_map(|w| w.pending) {
+            self.pending -= 1;
+            if let Origin::Local(token) = pending.origin {
+                out.push(Effect::Answer { token, answer: Answer::NotServing });
+            }
+        }
+        for token in std::mem::take(&mut self.locating).into_keys() {
+            out.push(Effect::Answer { token, answer: Answer::NotServing });
+        }
+    }
+
+    /// Takes requests back in under a new view: nothing is known of who owns their keys.
+    pub(super) fn retry(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+        match pending.origin {
+            // Its node forwards it again, under the same id.
+            Origin::Peer(..) => self.pending -= 1,
+            Origin::Local(_) => self.enqueue(key, pending, out),
+        }
+    }
+
+    /// Gives up a key, because this node leaves. The state stays as a record without an owner.
+    pub(super) fn disown(&mut self, key: &Key, own: Own, out: &mut Vec<Effect>) {
+        out.push(Effect::Stop { key: key.clone(), gen_: own.gen_ });
+        for Handled { pending, .. } in own.waiting {
+            // Applied, and not known to be backed up: only an id makes another try safe.
+            if pending.request.id.is_some() {
+                self.retry(key.clone(), pending, out);
+            } else {
+                self.pending -= 1;
+                self.finish(pending.origin, Answer::Unknown, out);
+            }
+        }
+        // Not applied: `data` is the state before them.
+        for pending in own.running {
+            self.retry(key.clone(), pending, out);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The vocabulary of the protocol: identities, keys and time, each a type of its own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a node, `NAME@HOST`: it stays the same over restarts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    /// Wraps a name as it is; who reads names from outside checks them first (see [`crate::config`]).
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The whole name, `NAME@HOST`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before the `@`, which is how an operator calls the node.
+    pub fn short(&self) -> &str {
+        self.0.split('@').next().unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One life of a node: its name, and an incarnation that strictly increases from life to life.
+///
+/// An evicted identity is never admitted again; the process wipes itself and takes a new incarnation.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId {
+    /// The name, the same in every life.
+    pub name: NodeName,
+    /// Which life of that name this is.
+    pub incarnation: u64,
+}
+
+impl NodeId {
+    /// The identity of one life of `name`.
+    pub fn new(name: impl Into<Arc<str>>, incarnation: u64) -> Self {
+        Self { name: NodeName::new(name), incarnation }
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.name, self.incarnation)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A member as the others reach it: its identity, and the address that it listens on (`HOST:PORT`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Who it is.
+    pub id: NodeId,
+    /// Where it listens; a newer incarnation that answers there proves this one dead.
+    pub addr: Arc<str>,
+}
+
+/// Names one line of views. Minted at random by a node that starts alone, and by `forget --force`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct ClusterId(pub u64);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Numbers the views of one cluster; each is decided once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A reading of a node's own monotonic clock, or a span of it, in milliseconds.
+///
+/// The protocol has no clock: whoever drives it passes the time in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Millis(pub u64);
+
+impl std::ops::Add for Millis {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl std::ops::Sub for Millis {
+    type Output = Self;
+    /// The span from `other` to `self`, zero if `other` is later.
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+/// Which server type a key belongs to: a stable hash of the type's name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Kind(pub u32);
+
+impl Kind {
+    /// The kind of the server type called `name`, the same on every node.
+    pub fn of(name: &str) -> Self {
+        // The low half; the key's hash is seeded with it, so both halves count in the end.
+        Self(xxhash_rust::xxh3::xxh3_64(name.as_bytes()) as u32)
+    }
+}
+
+/// Names one actor in the cluster: its server type and its own name.
+///
+/// Ordered by a hash that is the same on every node, so that maps compare one integer first.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "(Kind, Arc<str>)", into = "(Kind, Arc<str>)")]
+pub struct Key {
+    hash: u64,
+    kind: Kind,
+    name: Arc<str>,
+}
+
+impl Key {
+    /// The key of the actor `name` of the server type `kind`.
+    pub fn new(kind: Kind, name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
+        Self { hash: xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0)), kind, name }
+    }
+
+    /// A hash of the whole key, the same on every node.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The server type.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The actor's own name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl From<(Kind, Arc<str>)> for Key {
+    fn from((kind, name): (Kind, Arc<str>)) -> Self {
+        Self::new(kind, name)
+    }
+}
+
+impl From<Key> for (Kind, Arc<str>) {
+    fn from(key: Key) -> Self {
+        (key.kind, key.name)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}/{}", self.kind.0, self.name)
+    }
+}
+
+/// Names one request of a client, so that a retry is recognised (exactly once, invariant I3).
+///
+/// Whoever retries a request sends the same id again; two requests never share one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct RequestId(pub u128);

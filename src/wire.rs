@@ -1,0 +1,261 @@
+//! The bytes between nodes: versioned envelopes, decoded by code that returns an error, never panics, and never
+//! allocates by what the sender claims (postcard borrows from the input, and serde caps what it reserves).
+//!
+//! ```text
+//!   frame of a part:  version, cluster, epoch, credits, wants_credit, message, message, …
+//!   control frame:    version, message
+//! ```
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Crash;
+use crate::protocol::members;
+use crate::protocol::shard::Msg;
+use crate::protocol::types::{ClusterId, Epoch};
+
+/// The version of everything in this file. Nodes of different versions refuse each other's frames.
+const VERSION: u8 = 1;
+
+/// The most bytes of messages in one frame before the next one is begun. A message may be larger by itself.
+pub(crate) const FRAME_BYTES: usize = 256 * 1024;
+
+/// The largest state, call or reply: well below what the transport takes in one piece.
+pub(crate) const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Why bytes are not what they should be. Nothing of them was used beyond the messages before the defect.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DecodeError {
+    /// Another version of the protocol.
+    #[error("version {0} instead of {VERSION}: run the same version on every node")]
+    Version(u8),
+    /// Not an encoding of what it should be.
+    #[error("malformed")]
+    Malformed,
+}
+
+/// What a frame says besides its messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Header {
+    version: u8,
+    /// The sender's cluster.
+    pub(crate) cluster: ClusterId,
+    /// The epoch of the messages.
+    pub(crate) epoch: Epoch,
+    /// How many frames of the receiver the sender has taken in since its last frame.
+    pub(crate) credits: u32,
+    /// Whether the sender waits for a credit before it sends more of the kind.
+    pub(crate) wants_credit: bool,
+}
+
+impl Header {
+    pub(crate) fn new(cluster: ClusterId, epoch: Epoch, credits: u32, wants_credit: bool) -> Self {
+        Self { version: VERSION, cluster, epoch, credits, wants_credit }
+    }
+}
+
+/// A frame being written.
+#[derive(Debug, Default)]
+pub(crate) struct Frame {
+    body: Vec<u8>,
+}
+
+impl Frame {
+    /// Appends a message.
+    pub(crate) fn push(&mut self, msg: &Msg) {
+        append(msg, &mut self.body);
+    }
+
+    /// Whether the frame should be sent before more is added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.body.len() >= FRAME_BYTES
+    }
+
+    /// Whether there is no message in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// The bytes to send.
+    pub(crate) fn finish(self, header: Header) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.body.len() + 24);
+        append(&header, &mut bytes);
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+/// Reads a frame: its header, and its messages up to the end or the first defect.
+pub(crate) fn read_frame(bytes: &[u8]) -> Result<(Header, Messages<'_>), DecodeError> {
+    check_version(bytes)?;
+    let (header, rest) = postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Malformed)?;
+    Ok((header, Messages { rest }))
+}
+
+/// The messages of a frame.
+#[derive(Debug)]
+pub(crate) struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Result<Msg, DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        Some(match postcard::take_from_bytes(self.rest) {
+            Ok((msg, rest)) => {
+                self.rest = rest;
+                Ok(msg)
+            }
+            Err(_) => {
+                self.rest = &[];
+                Err(DecodeError::Malformed)
+            }
+        })
+    }
+}
+
+/// The bytes of a control message.
+pub(crate) fn control(msg: &members::Msg) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    append(msg, &mut bytes);
+    bytes
+}
+
+/// Reads a control message.
+pub(crate) fn read_control(bytes: &[u8]) -> Result<members::Msg, DecodeError> {
+    check_version(bytes)?;
+    postcard::from_bytes(&bytes[1..]).map_err(|_| DecodeError::Malformed)
+}
+
+fn check_version(bytes: &[u8]) -> Result<(), DecodeError> {
+    match bytes.first() {
+        Some(&VERSION) => Ok(()),
+        Some(&other) => Err(DecodeError::Version(other)),
+        None => Err(DecodeError::Malformed),
+    }
+}
+
+fn append<T: Serialize>(value: &T, to: &mut Vec<u8>) {
+    let taken = std::mem::take(to);
+    *to = postcard::to_extend(value, taken).expect("our own messages have an encoding");
+}
+
+/// Why the owner's node did not carry a call out; travels as the protocol's opaque reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum CallFailure {
+    /// The actor crashed on it.
+    Crashed(Crash),
+    /// Nobody registered that server type there.
+    NoSuchType(String),
+    /// The call, the reply or the state has no encoding, or is too large.
+    Codec(String),
+}
+
+/// Encodes a value of a server type, within [`VALUE_BYTES_MAX`].
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, String> {
+    let bytes = postcard::to_stdvec(value).map_err(|e| format!("serializing failed: {e}"))?;
+    if bytes.len() > VALUE_BYTES_MAX {
+        return Err(format!("{} bytes, and the limit is {VALUE_BYTES_MAX}", bytes.len()));
+    }
+    Ok(bytes.into())
+}
+
+/// Decodes a value of a server type.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(|e| format!("deserializing failed: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::shard::{Answer, Request};
+    use crate::protocol::types::{Key, Kind, RequestId};
+
+    fn header() -> Header {
+        Header::new(ClusterId(7), Epoch(3), 2, true)
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(Kind::of("player"), name)
+    }
+
+    fn messages() -> Vec<Msg> {
+        let data = Bytes::from_static(b"state");
+        let id = Some(RequestId(1 << 100));
+        vec![
+            Msg::Claim { key: key("a") },
+            Msg::Put { key: key("b"), gen_: Epoch(3), ver: 300, data: data.clone() },
+            Msg::Forward { key: key("c"), token: 9, request: Request { id, payload: data } },
+            Msg::Reply { token: 9, answer: Answer::Overloaded },
+            Msg::Done { heard: true },
+        ]
+    }
+
+    #[test]
+    fn a_frame_reads_back_as_it_was_written() {
+        let mut frame = Frame::default();
+        messages().iter().for_each(|msg| frame.push(msg));
+        let bytes = frame.finish(header());
+        let (read, messages_read) = read_frame(&bytes).expect("a frame");
+        assert_eq!(read, header());
+        assert_eq!(messages_read.collect::<Result<Vec<_>, _>>().expect("messages"), messages());
+    }
+
+    #[test]
+    fn a_truncated_frame_yields_what_came_before_the_cut_and_then_one_error() {
+        let mut frame = Frame::default();
+        messages().iter().for_each(|msg| frame.push(msg));
+        let bytes = frame.finish(header());
+        for cut in 0..bytes.len() {
+            let Ok((_, read)) = read_frame(&bytes[..cut]) else { continue };
+            let read: Vec<_> = read.collect();
+            let whole = read.iter().take_while(|msg| msg.is_ok()).count();
+            assert!(read.len() - whole <= 1);
+            for (msg, expected) in read.iter().take(whole).zip(messages()) {
+                assert_eq!(msg.as_ref().ok(), Some(&expected));
+            }
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        assert_eq!(read_control(&[9, 1, 2]).err(), Some(DecodeError::Version(9)));
+        assert_eq!(read_frame(&[]).err(), Some(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn a_claimed_length_reserves_nothing() {
+        // A Put whose state claims to be 2^63 bytes long.
+        let mut frame = Frame::default();
+        frame.push(&Msg::Put { key: key("b"), gen_: Epoch(1), ver: 1, data: Bytes::new() });
+        let mut bytes = frame.finish(header());
+        bytes.pop();
+        bytes.extend_from_slice(&[0xff; 9]);
+        bytes.push(0x01);
+        let (_, mut read) = read_frame(&bytes).expect("the header is whole");
+        assert_eq!(read.next(), Some(Err(DecodeError::Malformed)));
+        assert_eq!(read.next(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..512), ours: bool) {
+            if ours && !bytes.is_empty() {
+                bytes[0] = VERSION;
+            }
+            let _ = read_control(&bytes);
+            if let Ok((_, messages)) = read_frame(&bytes) {
+                let _ = messages.count();
+            }
+            let _ = decode::<CallFailure>(&bytes);
+            let _ = decode::<crate::protocol::ring::Snapshot>(&bytes);
+        }
+    }
+}

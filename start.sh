@@ -1,0 +1,41 @@
+#!/bin/sh
+# Builds the node program, unless it is built already, and becomes it.
+set -eu
+
+usage() {
+    echo "Usage: start.sh NODE_NAME [OPTIONS]"
+    echo "       start.sh --cluster N [OPTIONS]"
+    echo "'start.sh --help' explains the options."
+}
+
+fail() {
+    echo "start.sh: $1" >&2
+    exit 1
+}
+
+if [ $# -eq 0 ]; then
+    usage >&2
+    exit 65
+fi
+
+home=$(dirname -- "$(readlink -f -- "$0")")
+release=${CARGO_TARGET_DIR:-$home/target}/release
+program=$release/statekeeper
+# Older than any source, the stamp says that the program is stale. Cargo would find out as well, but slower.
+stamp=$release/.statekeeper-built
+
+if [ ! -x "$program" ] || [ ! -e "$stamp" ] ||
+    [ -n "$(find "$home/src" "$home/Cargo.toml" "$home/Cargo.lock" -newer "$stamp" -print -quit)" ]; then
+    PATH=$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin # where rustup puts it, before a new login
+    command -v cargo >/dev/null || fail "cargo is missing: install Rust from https://rustup.rs, then try again"
+    mkdir -p "$release"
+    # Dated before the build: what is edited meanwhile is built next time.
+    : >"$stamp.$$"
+    trap 'rm -f "$stamp.$$"' EXIT
+    cargo build --release --locked --bin statekeeper --manifest-path "$home/Cargo.toml" >&2 ||
+        fail "the build failed; see above"
+    mv -f "$stamp.$$" "$stamp"
+    trap - EXIT
+fi
+
+exec "$program" "$@"
