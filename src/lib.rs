@@ -73,6 +73,7 @@ mod wire;
 pub use error::{CallError, ConnectError, Crash, StartError};
 pub use gen_server::GenServer;
 pub use info::{LocalServer, ViewInfo, Whereis};
+pub use net::Counters;
 pub use node::{Node, NodeBuilder};
 pub use supervisor::{Restart, RestartKind};
 

@@ -24,7 +24,7 @@ use crate::info::{LocalServer, ViewInfo, Whereis};
 use crate::net::cookie::Cookie;
 use crate::net::names::PeerSpec;
 use crate::net::registry::{Claim, Registry};
-use crate::net::{DialError, Net, NetConfig};
+use crate::net::{Counters, DialError, Net, NetConfig};
 use crate::protocol::SHARDS;
 use crate::protocol::members::{Failure, Members, Status};
 use crate::protocol::ring::Snapshot;
@@ -196,6 +196,11 @@ impl Node {
             info.status = Status::Leaving;
         }
         info
+    }
+
+    /// What this node's network refused, dropped and linked so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.net().map(Net::counters).unwrap_or_default()
     }
 
     /// Waits until `condition` holds for this node's view of the cluster.

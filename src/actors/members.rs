@@ -224,6 +224,8 @@ impl MembersActor {
                     }
                 }
                 Effect::Answer { token, result } => {
+                    // Whoever hears of it must see it.
+                    self.publish(s);
                     if let Some(port) = s.ports.remove(&token) {
                         let _ = port.send(result);
                     }

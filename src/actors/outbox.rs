@@ -84,9 +84,8 @@ impl Outbox {
 
     /// Whether there is something to send now.
     pub(super) fn is_ready(&self) -> bool {
-        self.credits > 0
-            || !self.answers.is_empty()
-            || (!self.in_flight && !(self.requests.is_empty() && self.puts.is_empty()))
+        let waiting = !self.requests.is_empty() || !self.puts.is_empty();
+        self.credits > 0 || !self.answers.is_empty() || waiting && !self.in_flight
     }
 
     /// The answers to send.

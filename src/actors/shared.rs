@@ -42,7 +42,6 @@ pub(crate) struct Shared {
     start: Instant,
     lease_until: AtomicU64,
     tokens: AtomicU64,
-    malformed: AtomicU64,
 }
 
 impl Shared {
@@ -74,7 +73,6 @@ impl Shared {
             start: Instant::now(),
             lease_until: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
-            malformed: AtomicU64::new(0),
         }
     }
 
@@ -143,7 +141,7 @@ impl Shared {
 
     /// A peer sent what cannot be read; that frame is dropped from there on.
     pub(crate) fn malformed(&self, from: &NodeId, error: &DecodeError) {
-        let count = self.malformed.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = self.net().map_or(1, Net::count_malformed);
         // A flood of them must not flood the log.
         if count.is_power_of_two() {
             warn!(node = %self.name, peer = %from, count, "frame dropped: {error}");

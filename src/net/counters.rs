@@ -7,7 +7,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// A reading of everything that is counted, since the start of the process.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub(crate) struct Counters { $($(#[$doc])* pub(crate) $name: u64,)+ }
+        pub struct Counters { $($(#[$doc])* pub $name: u64,)+ }
 
         /// The running counts.
         #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ counters! {
     links_down,
     /// Frames longer than the limit; each ended its session.
     oversized,
-    /// Frames that are empty or cannot be decoded; each ended its session, except those within an envelope.
+    /// Frames that are empty or cannot be decoded; each ended its session, or was dropped from the defect on.
     malformed,
     /// Frames of no link that exists (any more).
     unknown_link,

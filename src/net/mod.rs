@@ -43,7 +43,7 @@ use crate::config::PORTS;
 use crate::error::StartError;
 use crate::protocol::types::{Member, NodeId};
 
-pub(crate) use self::counters::Counters;
+pub use self::counters::Counters;
 pub(crate) use self::dial::DialError;
 
 /// How long a stop waits until what was sent is written, and as long again until the peers have closed.
@@ -201,6 +201,12 @@ impl Net {
             return false;
         }
         self.hub.send(to, lane, bytes)
+    }
+
+    /// A frame arrived whole, but what it carries cannot be decoded; returns how many did so far.
+    pub(crate) fn count_malformed(&self) -> u64 {
+        counters::count(&self.hub.tally.malformed);
+        self.counters().malformed
     }
 
     /// What was counted so far.

@@ -11,13 +11,16 @@
 //! ```
 //!
 //! The parts of a node are independent instances of the data protocol: each has its own barrier. This file
-//! holds the state and the dispatch; [`owner`], [`directory`], [`keeper`] and [`barrier`] hold the rules.
+//! holds the state and the dispatch; `owner`, `directory`, `keeper` and `barrier`
+//! hold the rules.
 
 mod barrier;
 mod directory;
 mod inspect;
 mod keeper;
 mod owner;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -349,6 +352,8 @@ pub enum Effect {
 struct Pending {
     origin: Origin,
     request: Request,
+    /// It was handled or sent before, without an answer: nobody can say any more that it was not carried out.
+    maybe: bool,
 }
 
 /// A request that was handled, and whose answer waits for the keepers.
@@ -450,10 +455,12 @@ pub struct Shard {
     lagging: Vec<Key>,
     parked: Vec<(NodeId, Epoch, Msg)>,
     /// Claims of this epoch that came before this node had authority.
-    early: Vec<(NodeId, Key)>,
+    early: BTreeSet<(NodeId, Key)>,
 
     /// How many requests are in `wanted`, `forwarded`, `running` and `waiting`.
     pending: usize,
+    /// Those of them that peers forwarded: what a peer sends again is not queued again.
+    in_hand: BTreeSet<(NodeId, u64)>,
     next_token: u64,
     next_id: u64,
     tick: u64,
@@ -483,8 +490,9 @@ impl Shard {
             locating: BTreeMap::new(),
             lagging: Vec::new(),
             parked: Vec::new(),
-            early: Vec::new(),
+            early: BTreeSet::new(),
             pending: 0,
+            in_hand: BTreeSet::new(),
             next_token: 0,
             next_id: seed << 48,
             tick: 0,
@@ -497,7 +505,7 @@ impl Shard {
     pub fn handle(&mut self, leased: bool, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Request { token, key, request } => {
-                let pending = Pending { origin: Origin::Local(token), request };
+                let pending = Pending { origin: Origin::Local(token), request, maybe: false };
                 if self.quiescing {
                     self.finish(pending.origin, Answer::Leaving, out);
                 } else {
@@ -589,11 +597,11 @@ impl Shard {
         };
         for slot in self.slots.into_values() {
             if let Slot::Own(own) = slot {
-                own.running.into_iter().for_each(|p| note(p.origin, false));
+                own.running.into_iter().for_each(|p| note(p.origin, p.maybe));
                 own.waiting.into_iter().for_each(|h| note(h.pending.origin, true));
             }
         }
-        self.wanted.into_values().flat_map(|w| w.pending).for_each(|p| note(p.origin, false));
+        self.wanted.into_values().flat_map(|w| w.pending).for_each(|p| note(p.origin, p.maybe));
         self.forwarded.into_values().for_each(|f| note(f.pending.origin, true));
         self.locating.into_keys().for_each(|token| tokens.push((token, false)));
         tokens
@@ -640,7 +648,7 @@ impl Shard {
             Msg::HoldAck { key, gen_, ver } => self.hold_ack(from, &key, gen_, ver),
             Msg::Done { heard } => self.done(from, heard, out),
             Msg::Forward { key, token, request } => {
-                self.accept(key, Pending { origin: Origin::Peer(from, token), request }, out);
+                self.accept(key, Pending { origin: Origin::Peer(from, token), request, maybe: false }, out);
             }
             Msg::Reply { token, answer } => self.reply(&from, token, answer, out),
             Msg::Locate { key, token } => {
@@ -693,6 +701,7 @@ impl Shard {
         for (token, forwarded) in &mut self.forwarded {
             if tick >= forwarded.sent_at + after {
                 forwarded.sent_at = tick;
+                forwarded.pending.maybe = true;
                 out.push(forwarded.message(*token));
             }
         }
@@ -702,6 +711,14 @@ impl Shard {
         }
         if self.done_sent && !self.complete {
             self.send_done(out);
+        }
+    }
+
+    /// A request that was taken in is no longer here.
+    fn release(&mut self, origin: &Origin) {
+        self.pending -= 1;
+        if let Origin::Peer(from, token) = origin {
+            self.in_hand.remove(&(from.clone(), *token));
         }
     }
 

@@ -28,6 +28,10 @@ impl Shard {
             // What this node knew of another cluster says nothing about who owns what in this one.
             self.lineage.clear();
         }
+        if view.cluster != self.view.cluster {
+            // Numbers of the old line mean nothing in the new one.
+            self.parked.clear();
+        }
         self.view = view;
         self.placement = Placement::of(&self.view);
         if !self.lineage.is_empty() && self.lineage.last() != Some(&self.placement) {
@@ -90,7 +94,8 @@ impl Shard {
         }
 
         // Messages of the old view are void: whatever waited for one asks again.
-        for forwarded in std::mem::take(&mut self.forwarded).into_values() {
+        for mut forwarded in std::mem::take(&mut self.forwarded).into_values() {
+            forwarded.pending.maybe = true;
             self.retry(forwarded.key, forwarded.pending, out);
         }
         self.drop_requests_of_peers();
@@ -111,14 +116,18 @@ impl Shard {
 
     /// Peers forward again under the new view what was not handled under the old one.
     fn drop_requests_of_peers(&mut self) {
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         self.wanted.retain(|_, wanted| {
-            let before = wanted.pending.len();
-            wanted.pending.retain(|p| matches!(p.origin, super::Origin::Local(_)));
-            dropped += before - wanted.pending.len();
+            let (locals, peers) = std::mem::take(&mut wanted.pending)
+                .into_iter()
+                .partition(|p| matches!(p.origin, super::Origin::Local(_)));
+            wanted.pending = locals;
+            dropped.extend::<std::collections::VecDeque<_>>(peers);
             !wanted.pending.is_empty()
         });
-        self.pending -= dropped;
+        for pending in dropped {
+            self.release(&pending.origin);
+        }
     }
 
     /// Tells everybody when all copies that this node answers for are in place.

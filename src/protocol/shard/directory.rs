@@ -45,7 +45,7 @@ impl Shard {
         }
         if !self.has_authority(&key) {
             if self.early.len() < PARKED_MAX {
-                self.early.push((from, key));
+                self.early.insert((from, key));
             }
             return;
         }

@@ -31,9 +31,17 @@ impl Own {
 impl Shard {
     /// Takes a request in, wherever it came from.
     pub(super) fn accept(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+        let forwarded = match &pending.origin {
+            Origin::Local(_) => None,
+            Origin::Peer(from, token) => Some((from.clone(), *token)),
+        };
+        if forwarded.as_ref().is_some_and(|f| self.in_hand.contains(f)) {
+            return;
+        }
         if self.pending >= self.pending_max {
             return self.finish(pending.origin, Answer::Overloaded, out);
         }
+        self.in_hand.extend(forwarded);
         self.pending += 1;
         self.enqueue(key, pending, out);
     }
@@ -111,13 +119,13 @@ impl Shard {
     /// The actor handled the oldest request that it was given.
     pub(super) fn ran(&mut self, leased: bool, key: &Key, gen_: Epoch, ran: Ran, out: &mut Vec<Effect>) {
         let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else { return };
-        let Some(Pending { origin, request }) = own.running.pop_front() else {
+        let Some(pending) = own.running.pop_front() else {
             return out.push(Effect::Broken("an actor handles only what it was given"));
         };
         match ran {
             Ran::Failed(reason) => {
-                self.pending -= 1;
-                self.finish(origin, Answer::Failed(reason), out);
+                self.release(&pending.origin);
+                self.finish(pending.origin, Answer::Failed(reason), out);
             }
             Ran::Done { reply, data } => {
                 let changed = data.is_some();
@@ -125,7 +133,7 @@ impl Shard {
                     own.ver += 1;
                     own.data = data;
                 }
-                own.waiting.push_back(Handled { ver: own.ver, pending: Pending { origin, request }, reply });
+                own.waiting.push_back(Handled { ver: own.ver, pending, reply });
                 if changed {
                     self.send_puts(key, out);
                 } else {
@@ -190,7 +198,7 @@ impl Shard {
             let Some(handled) = own.waiting.pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver)) else {
                 return;
             };
-            self.pending -= 1;
+            self.release(&handled.pending.origin);
             self.finish(handled.pending.origin, Answer::Reply(handled.reply), out);
         }
     }
@@ -240,7 +248,17 @@ impl Shard {
             return;
         }
         let Some(Forwarded { pending, .. }) = self.forwarded.remove(&token) else { return };
-        self.pending -= 1;
+        let answer = match answer {
+            // That holds for this try only.
+            Answer::Overloaded | Answer::Leaving | Answer::NotServing if pending.maybe => Answer::Unknown,
+            Answer::Reply(_)
+            | Answer::Failed(_)
+            | Answer::Overloaded
+            | Answer::Leaving
+            | Answer::NotServing
+            | Answer::Unknown => answer,
+        };
+        self.release(&pending.origin);
         self.finish(pending.origin, answer, out);
     }
 
@@ -265,9 +283,10 @@ impl Shard {
     /// dropped, since the peers try again by themselves.
     pub(super) fn refuse(&mut self, out: &mut Vec<Effect>) {
         for pending in std::mem::take(&mut self.wanted).into_values().flat_map(|w| w.pending) {
-            self.pending -= 1;
+            self.release(&pending.origin);
             if let Origin::Local(token) = pending.origin {
-                out.push(Effect::Answer { token, answer: Answer::NotServing });
+                let answer = if pending.maybe { Answer::Unknown } else { Answer::NotServing };
+                out.push(Effect::Answer { token, answer });
             }
         }
         for token in std::mem::take(&mut self.locating).into_keys() {
@@ -279,7 +298,7 @@ impl Shard {
     pub(super) fn retry(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
         match pending.origin {
             // Its node forwards it again, under the same id.
-            Origin::Peer(..) => self.pending -= 1,
+            Origin::Peer(..) => self.release(&pending.origin),
             Origin::Local(_) => self.enqueue(key, pending, out),
         }
     }
@@ -287,12 +306,13 @@ impl Shard {
     /// Gives up a key, because this node leaves. The state stays as a record without an owner.
     pub(super) fn disown(&mut self, key: &Key, own: Own, out: &mut Vec<Effect>) {
         out.push(Effect::Stop { key: key.clone(), gen_: own.gen_ });
-        for Handled { pending, .. } in own.waiting {
+        for Handled { mut pending, .. } in own.waiting {
+            pending.maybe = true;
             // Applied, and not known to be backed up: only an id makes another try safe.
             if pending.request.id.is_some() {
                 self.retry(key.clone(), pending, out);
             } else {
-                self.pending -= 1;
+                self.release(&pending.origin);
                 self.finish(pending.origin, Answer::Unknown, out);
             }
         }

@@ -1,0 +1,176 @@
+//! Nodes that are killed without warning, and come back.
+
+use super::support::cluster::Cluster;
+use super::support::load::{self, Load, check_totals};
+use super::support::wait_until;
+
+#[test]
+fn a_node_alone_refuses_and_says_what_to_do() {
+    let cluster = Cluster::empty();
+    let a = cluster.add("a");
+    assert_eq!(a.view().state, "alone");
+    for line in ["reward_player player1 5", "whereis player1"] {
+        let refused = a.ask(line);
+        assert!(refused.starts_with("error: this node is alone"), "{refused}");
+        assert!(refused.contains("connect"), "{refused}");
+    }
+    assert_eq!(a.ask("local_players"), "(none)");
+    assert_eq!(a.ask("nodes"), "(none)");
+}
+
+#[test]
+fn players_survive_the_owners_node_then_the_keepers_node_and_then_both_come_back() {
+    let cluster = Cluster::start(3);
+    let players = load::players("player", 12);
+    let book = Load::run(&cluster, &["a", "b", "c"], &players, |load| {
+        let owner = cluster.whereis("a", "player0").node;
+        let killed_first = cluster.kill9(&owner);
+        load.wait_progress();
+        cluster.wait_serving();
+
+        let survivor = cluster.nodes()[0].clone();
+        let at = cluster.whereis(survivor.name(), "player0");
+        assert_ne!(at.node, owner);
+        assert_ne!(at.node, at.keeper);
+        let killed_second = cluster.kill9(&at.keeper);
+        // The last one of three has no majority, and nobody who could keep a backup.
+        cluster.wait_state(&at.node, "suspended");
+
+        cluster.restart(&killed_first);
+        cluster.restart(&killed_second);
+        cluster.wait_serving();
+        for node in cluster.nodes() {
+            let name = node.name().to_owned();
+            load.wait_acknowledged(50, |reward| reward.node == name);
+        }
+    });
+    for node in cluster.nodes() {
+        check_totals(&book, &node);
+        assert!(!node.view().possible_loss, "no more than one node was lost between two syncs");
+    }
+}
+
+#[test]
+fn four_nodes_lose_one_after_the_other_down_to_two_and_go_on() {
+    let cluster = Cluster::start(4);
+    let players = load::players("player", 12);
+    let book = Load::run(&cluster, &["a", "b", "c", "d"], &players, |load| {
+        for name in ["a", "c"] {
+            cluster.kill9(name);
+            load.wait_progress();
+            cluster.wait_serving();
+        }
+        load.wait_acknowledged(100, |reward| reward.node == "d");
+    });
+    for name in ["b", "d"] {
+        check_totals(&book, &cluster.node(name));
+    }
+}
+
+#[test]
+fn when_player_and_keeper_would_share_a_node_the_keeper_moves() {
+    let cluster = Cluster::start(3);
+    let player = cluster.player_on("a", "b");
+    cluster.kill9("a");
+    // Asked is the very node that has the backup.
+    assert_eq!(cluster.node("b").reward(&player, 4), "5");
+    let at = cluster.whereis("b", &player);
+    assert_eq!((at.node.as_str(), at.keeper.as_str()), ("b", "c"));
+    assert_eq!(cluster.node("c").reward(&player, 1), "6");
+    assert_eq!(cluster.whereis("c", &player).node, "b");
+
+    // The new backup is as good as the first.
+    cluster.wait_serving();
+    cluster.add("d");
+    assert_eq!(cluster.node("d").ask("connect c"), "true");
+    cluster.wait_serving();
+    cluster.kill9("b");
+    assert_eq!(cluster.node("c").reward(&player, 1), "7");
+}
+
+#[test]
+fn a_player_is_brought_back_by_whichever_node_is_asked() {
+    let cluster = Cluster::start(3);
+    let (on_b, on_c) = (cluster.player_on("a", "b"), cluster.player_on("a", "c"));
+    cluster.kill9("a");
+    // Asked is the node that does not have the backup.
+    assert_eq!(cluster.node("c").reward(&on_b, 1), "2");
+    assert_eq!(cluster.node("b").reward(&on_c, 1), "2");
+    for player in [on_b, on_c] {
+        let at = cluster.whereis("b", &player);
+        assert_eq!(cluster.whereis("c", &player), at);
+        assert_ne!(at.node, at.keeper);
+    }
+}
+
+#[test]
+fn the_survivor_of_two_waits_and_goes_on_with_the_other_restarted() {
+    let cluster = Cluster::start(2);
+    let (a, b) = (cluster.node("a"), cluster.node("b"));
+    for number in 0..20 {
+        assert_eq!(a.reward(&format!("on-a{number}"), 5), "5");
+        assert_eq!(b.reward(&format!("on-b{number}"), 6), "6");
+    }
+    let dead = cluster.kill9("b");
+    cluster.wait_state("a", "suspended");
+    for player in ["on-a0", "on-b0", "new"] {
+        let refused = a.reward(player, 1);
+        assert!(refused.starts_with("error: suspended: waiting for b"), "{refused}");
+        assert!(refused.contains("restart") && refused.contains("forget"), "{refused}");
+    }
+    assert!(a.lines("view").iter().any(|line| line.starts_with("waiting for: b@")), "{:?}", a.lines("view"));
+
+    let b = cluster.restart(&dead);
+    cluster.wait_serving();
+    for number in 0..20 {
+        assert_eq!(b.reward(&format!("on-a{number}"), 1), "6");
+        assert_eq!(a.reward(&format!("on-b{number}"), 1), "7");
+    }
+    assert!(!a.view().possible_loss);
+}
+
+#[test]
+fn a_request_during_a_failover_waits_for_it() {
+    let cluster = Cluster::start(3);
+    let player = cluster.player_on("a", "b");
+    for (dead, asked, total) in [("a", "c", 2), ("b", "c", 3)] {
+        let dead = cluster.kill9(dead);
+        // At once, long before anybody has noticed.
+        assert_eq!(cluster.node(asked).reward(&player, 1), total.to_string());
+        cluster.restart(&dead);
+        cluster.wait_serving();
+    }
+}
+
+#[test]
+fn restarted_nodes_find_their_cluster_by_themselves_again_and_again() {
+    let cluster = Cluster::start(3);
+    let players = load::players("player", 10);
+    let book = Load::run(&cluster, &["a", "b", "c"], &players, |load| {
+        for name in ["a", "b", "c", "a"] {
+            let dead = cluster.kill9(name);
+            // At once: the others may not even have noticed.
+            cluster.restart(&dead);
+            cluster.wait_serving();
+            load.wait_acknowledged(20, |reward| reward.node == name);
+        }
+    });
+    for node in cluster.nodes() {
+        check_totals(&book, &node);
+    }
+}
+
+#[test]
+fn a_restarted_node_whose_port_was_taken_joins_by_connect() {
+    let cluster = Cluster::start(3);
+    let a = cluster.node("a");
+    assert_eq!(a.reward("player1", 5), "5");
+    let dead = cluster.kill9("b");
+    wait_until("b is gone", || a.view().members == ["a", "c"]);
+    let spec = dead.spec.clone().listen(cluster.sandbox.addr(21_900));
+    let b = cluster.add_as(spec);
+    let answer = b.ask("connect a");
+    assert_eq!(answer, "true");
+    cluster.wait_serving();
+    assert_eq!(b.points("player1"), 5);
+}

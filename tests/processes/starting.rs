@@ -1,0 +1,171 @@
+//! How the program and its script start and end: arguments, exit codes, and what goes where.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::support::sandbox::{Ended, Killed, PROGRAM, Sandbox, is_running, run};
+use super::support::{cluster::Cluster, wait_for, wait_until};
+
+/// A directory for start.sh in which the program of this test is the one that is built.
+fn start_sh(sandbox: &Sandbox) -> Command {
+    let release = sandbox.path("target").join("release");
+    fs::create_dir_all(&release).expect("a directory");
+    std::os::unix::fs::symlink(PROGRAM, release.join("statekeeper")).expect("a link");
+    fs::write(release.join(".statekeeper-built"), "").expect("a stamp, newer than all sources");
+    let mut command = sandbox.command(Path::new(env!("CARGO_MANIFEST_DIR")).join("start.sh"));
+    command.env("CARGO_TARGET_DIR", sandbox.path("target"));
+    command
+}
+
+fn assert_usage(ended: &Ended) {
+    assert_eq!(ended.code, Some(65), "{ended:?}");
+    assert!(ended.stderr.contains("Usage: start.sh NODE_NAME"), "{ended:?}");
+    assert_eq!(ended.stdout, "", "an error goes to stderr alone");
+}
+
+#[test]
+fn start_sh_without_arguments_prints_its_usage_and_exits_65() {
+    let sandbox = Sandbox::new();
+    let ended = run(start_sh(&sandbox), "");
+    assert_usage(&ended);
+    assert!(ended.stderr.starts_with("Usage: start.sh NODE_NAME"), "{ended:?}");
+}
+
+#[test]
+fn start_sh_passes_its_arguments_on() {
+    let sandbox = Sandbox::new();
+    let mut bad = start_sh(&sandbox);
+    bad.args(["a", "--no-such-option"]);
+    assert_usage(&run(bad, ""));
+
+    let mut node = sandbox.command(Path::new(env!("CARGO_MANIFEST_DIR")).join("start.sh"));
+    node.env("CARGO_TARGET_DIR", sandbox.path("target")).args(["a b", "c"]);
+    assert_usage(&run(node, ""));
+
+    let mut node = sandbox.command(Path::new(env!("CARGO_MANIFEST_DIR")).join("start.sh"));
+    node.env("CARGO_TARGET_DIR", sandbox.path("target")).args(["a"]);
+    let ended = run(node, "nodes\n");
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "(none)\n"), "{ended:?}");
+}
+
+#[test]
+fn bad_arguments_print_the_usage_and_exit_65() {
+    let sandbox = Sandbox::new();
+    for arguments in [
+        &[][..],
+        &["a", "b"],
+        &["--cluster", "1"],
+        &["--cluster", "10"],
+        &["a", "--cluster", "3"],
+        &["a", "--backups", "0"],
+        &["a", "--backups", "x"],
+        &["a", "--listen", "nowhere"],
+        &["a", "--log", "loud"],
+        &["a", "--heartbeat", "0"],
+        &["a", "--lease", "100"],
+        &["a", "--suspicion", "1"],
+        &["a", "--unknown"],
+        &[""],
+        &["no name"],
+        &["a/b"],
+        &["a@"],
+        &["a@host:21500"],
+    ] {
+        let ended = sandbox.run(arguments, "");
+        assert_eq!(ended.code, Some(65), "{arguments:?}: {ended:?}");
+        assert_usage(&ended);
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout_and_exit_0() {
+    let sandbox = Sandbox::new();
+    let help = sandbox.run(&["--help"], "");
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    for option in ["--cluster", "--listen", "--connect", "--cookie-file", "--backups", "--no-shell", "--log"] {
+        assert!(help.stdout.contains(option), "--help does not explain {option}");
+    }
+    let version = sandbox.run(&["--version"], "");
+    assert_eq!((version.code, version.stderr.as_str()), (Some(0), ""));
+    assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_cluster_with_piped_input_prints_results_alone_and_leaves_no_process() {
+    let sandbox = Sandbox::new();
+    let input = "reward_player player1 5\nreward_player player1 a\nreward_player player1 2\n\n# done\nlocal_players";
+    let ended = sandbox.run(&["--cluster", "3"], input);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines.len(), 4, "{ended:?}");
+    assert_eq!([lines[0], lines[2], lines[3]], ["5", "7", "player1 7"]);
+    assert!(lines[1].starts_with("** CRASH "), "{}", lines[1]);
+
+    let processes = sandbox.processes();
+    assert_eq!(processes.len(), 3, "three nodes ran");
+    assert!(!processes.iter().any(|pid| is_running(*pid)), "no process is left");
+}
+
+#[test]
+fn the_nodes_of_a_cluster_end_with_a_parent_that_is_killed() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(PROGRAM);
+    let log = fs::File::create(sandbox.log_file("cluster")).expect("a log");
+    command.args(["--cluster", "3"]).stdin(std::process::Stdio::piped()).stderr(log);
+    let mut parent = Killed(command.stdout(std::process::Stdio::null()).spawn().expect("the program starts"));
+    wait_until("the cluster serves", || sandbox.log("cluster").contains("serve as one cluster"));
+    let processes = sandbox.processes();
+    assert_eq!(processes.len(), 3);
+    parent.0.kill().and_then(|()| parent.0.wait()).expect("a child to kill");
+    // Whoever adopts them may not wait for them: a zombie has ended, too.
+    let state = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ended = |pid: &u32| !is_running(*pid) || state(pid).contains(") Z ");
+    wait_until("no node outlives its parent", || processes.iter().all(ended));
+}
+
+#[test]
+fn a_node_without_a_shell_runs_until_sigterm_and_leaves_gracefully() {
+    let cluster = Cluster::start(2);
+    let mut spec = cluster.spec("c").option("--connect", "a");
+    spec.options.push("--no-shell".to_owned());
+    let silent = cluster.add_as(spec);
+    silent.end_input();
+    let a = cluster.node("a");
+    wait_until("c has joined", || a.view().members == ["a", "b", "c"] && a.view().state == "serving");
+    for number in 0..20 {
+        assert_eq!(a.reward(&format!("p{number}"), 5), "5");
+    }
+    silent.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(silent.wait_for_end().code(), Some(0));
+    wait_until("c has left", || a.view().members == ["a", "b"]);
+    assert!(!a.view().possible_loss);
+    for number in 0..20 {
+        assert_eq!(cluster.node("b").points(&format!("p{number}")), 5);
+    }
+}
+
+#[test]
+fn options_come_from_the_environment_too() {
+    let cluster = Cluster::start(2);
+    let sandbox = &cluster.sandbox;
+    let addr = sandbox.addr(21_700);
+    let mut command = sandbox.command(PROGRAM);
+    command
+        .arg("c")
+        .env("STATEKEEPER_LISTEN", addr.to_string())
+        .env("STATEKEEPER_CONNECT", "nobody,a")
+        .env("STATEKEEPER_NO_SHELL", "1")
+        .env("STATEKEEPER_LOG", "info")
+        .stdin(std::process::Stdio::null())
+        .stderr(fs::File::create(sandbox.log_file("c")).expect("a log"));
+    let mut child = Killed(command.spawn().expect("the program starts"));
+    let a = cluster.node("a");
+    wait_until("c has joined", || a.view().members == ["a", "b", "c"]);
+    assert!(sandbox.log("c").contains(&format!("listening on {addr}")), "{}", sandbox.log("c"));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.0.id()).expect("a number"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("a signal to a child");
+    let status = wait_for("c ends", || child.0.try_wait().expect("its status"));
+    assert!(status.success(), "{status}");
+    wait_until("c has left", || a.view().members == ["a", "b"]);
+}
