@@ -27,15 +27,16 @@ stamp=$release/.statekeeper-built
 if [ ! -x "$program" ] || [ ! -e "$stamp" ] ||
     [ -n "$(find "$home/src" "$home/Cargo.toml" "$home/Cargo.lock" -newer "$stamp" -print -quit)" ]; then
     PATH=$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin # where rustup puts it, before a new login
-    command -v cargo >/dev/null || fail "cargo is missing: install Rust (rustup does it), then try again"
+    command -v cargo >/dev/null || fail "cargo is missing: install Rust from https://rustup.rs, then try again"
     mkdir -p "$release"
     # Dated before the build: what is edited meanwhile is built next time.
     : >"$stamp.$$"
     trap 'rm -f "$stamp.$$"' EXIT
+    trap 'exit 1' HUP INT TERM
     cargo build --release --locked --bin statekeeper --manifest-path "$home/Cargo.toml" >&2 ||
         fail "the build failed; see above"
     mv -f "$stamp.$$" "$stamp"
-    trap - EXIT
+    trap - EXIT HUP INT TERM
 fi
 
 exec "$program" "$@"

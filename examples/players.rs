@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use statekeeper::config::Config;
-use statekeeper::protocol::members::Status;
+use statekeeper::protocol::types::Epoch;
 use statekeeper::{CallError, GenServer, Node};
 
 /// The server type: each player is one actor of it, unique in the cluster.
@@ -99,15 +99,13 @@ async fn play(node: &Node) -> Result<(), CallError> {
 
 /// Serves whoever asks, until nobody else is in the cluster any more.
 async fn serve(node: &Node) {
-    let mut joined = false;
-    while !joined || node.view().status != Status::Alone {
-        joined |= node.view().status == Status::Serving;
+    loop {
+        let view = node.view();
+        // Every change of the members is a new epoch; before the first one, nobody has come yet.
+        if view.epoch > Epoch(1) && view.members.len() == 1 {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    for player in node.local::<Player>().await.into_iter().flatten() {
-        println!(
-            "{} came to this node with {} points",
-            player.key, player.state.0
-        );
-    }
+    println!("the others have left; what they had is here until this node ends, too");
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use crate::info::ViewInfo;
+use crate::net::DialError;
 use crate::protocol::members::{Effect, Failure, Input, Members, Msg, Status};
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
 use crate::protocol::view::View;
@@ -31,6 +32,8 @@ pub(crate) enum Item {
     LinkUp(Member),
     /// A connection ended.
     LinkDown { peer: NodeId, refused: bool },
+    /// Nobody listens at the address of a name.
+    DialRefused { name: NodeName, addr: Arc<str> },
     /// A peer knows a later life of this node's name.
     Stale { known: u64 },
     /// A message of a peer, encoded.
@@ -130,6 +133,7 @@ impl MembersActor {
                 info!(node = %self.shared.name, %peer, refused, "link.down");
                 self.step(s, Input::LinkDown { peer, refused });
             }
+            Item::DialRefused { name, addr } => self.step(s, Input::DialRefused { name, addr }),
             Item::Stale { known } => self.step(s, Input::Stale { known }),
             Item::Control { from, bytes } => match wire::read_control(&bytes) {
                 Ok(msg) => self.step(s, Input::Message { from, msg }),
@@ -202,8 +206,10 @@ impl MembersActor {
                     let shared = self.shared.clone();
                     tokio::spawn(async move {
                         let Some(net) = shared.net() else { return };
-                        if let Err(error) = net.dial(Some(name.as_str()), &addr).await {
-                            debug!(node = %shared.name, peer = %name, %addr, "link.dial: {error}");
+                        let Err(error) = net.dial(Some(name.as_str()), &addr).await else { return };
+                        debug!(node = %shared.name, peer = %name, %addr, "link.dial: {error}");
+                        if matches!(error, DialError::Refused { .. }) {
+                            shared.members.push(Item::DialRefused { name, addr });
                         }
                     });
                 }

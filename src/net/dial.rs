@@ -39,6 +39,12 @@ pub(crate) enum DialError {
         /// Why not, and what to do.
         reason: String,
     },
+    /// The operating system there says that nobody listens.
+    #[error("nobody listens at {addr}: start the node there, or check the address")]
+    Refused {
+        /// Where.
+        addr: String,
+    },
     /// One of the two refused the other's proof. A retry is of no use.
     #[error("{addr} has another cookie: give both nodes the same cookie file")]
     Cookie {
@@ -158,7 +164,10 @@ async fn run(hub: Arc<Hub>, key: (Option<String>, String), done: watch::Sender<O
 }
 
 async fn connect_and_agree(hub: &Arc<Hub>, expect: Option<&str>, addr: &str) -> Result<Member, DialError> {
-    let unreachable = |e: io::Error| DialError::Unreachable { addr: addr.to_owned(), reason: advice(&e) };
+    let unreachable = |e: io::Error| match e.kind() {
+        io::ErrorKind::ConnectionRefused => DialError::Refused { addr: addr.to_owned() },
+        _ => DialError::Unreachable { addr: addr.to_owned(), reason: advice(&e) },
+    };
     let mut stream = connect(addr).await.map_err(unreachable)?;
     let attempt = hub.begin();
     let proposal = match handshake::propose(&mut stream, &hub.config.cookie, &attempt.us, expect).await {
@@ -258,7 +267,6 @@ async fn connect(addr: &str) -> io::Result<TcpStream> {
 
 fn advice(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "no node listens there; start it first, or check the address".to_owned(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             "it closed the connection; it may be stopping, or have too many connections: try again".to_owned()
         }

@@ -118,7 +118,7 @@ async fn strangers_and_misbehaving_peers_do_no_harm() {
     let addr = net.local_addr().to_string();
     assert!(matches!(net.dial(None, &addr).await, Err(DialError::Myself(_))));
     assert!(matches!(net.dial(Some("alice@h"), "127.0.0.1:1").await, Err(DialError::Myself(_))));
-    assert!(matches!(net.dial(None, "127.0.0.1:1").await, Err(DialError::Unreachable { .. })));
+    assert!(matches!(net.dial(None, "127.0.0.1:1").await, Err(DialError::Refused { .. })));
     assert!(matches!(net.dial(None, "no address").await, Err(DialError::Unreachable { .. })));
 
     assert!(!net.send(&mallory(21, 10).member.id, 0, vec![1]), "there is no link");

@@ -184,6 +184,13 @@ pub enum Input {
         /// Whether every member's sync-done arrived.
         complete: bool,
     },
+    /// The operating system at an address that was dialled says that nobody listens there.
+    DialRefused {
+        /// The name expected there.
+        name: NodeName,
+        /// Where.
+        addr: Arc<str>,
+    },
     /// A peer refuses this life, because it knows a later one of this name: the next must be greater.
     Stale {
         /// The latest that it knows.
@@ -511,6 +518,7 @@ impl Members {
             Input::Forget { name, force, token } => self.on_forget(&name, force, token, out),
             Input::Leave { token } => self.on_leave(token, out),
             Input::Synced { epoch, complete } => self.on_synced(epoch, complete),
+            Input::DialRefused { name, addr } => self.on_refused_dial(&name, &addr),
             Input::Stale { known } => self.on_stale(known, out),
             Input::HasData(has) => self.has_data = has,
         }

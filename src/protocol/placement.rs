@@ -64,3 +64,115 @@ fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::super::types::{ClusterId, Epoch, Kind, Member};
+    use super::*;
+
+    const KEYS: usize = 2_000;
+
+    fn placement(nodes: std::ops::Range<usize>, incarnation: u64) -> Placement {
+        let mut members: Vec<Member> = nodes
+            .map(|n| Member { id: NodeId::new(format!("n{n}@host"), incarnation), addr: Arc::from("") })
+            .collect();
+        members.sort();
+        Placement::of(&View { cluster: ClusterId(1), epoch: Epoch(1), members, leaving: Vec::new() })
+    }
+
+    fn keys() -> impl Iterator<Item = Key> {
+        (0..KEYS).map(|n| Key::new(Kind(7), format!("player{n}")))
+    }
+
+    /// How many keys have another home under `b` than under `a`.
+    fn moved(a: &Placement, b: &Placement) -> usize {
+        keys().filter(|key| a.home(key).map(|id| &id.name) != b.home(key).map(|id| &id.name)).count()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn owner_and_keeper_never_share_a_node(nodes in 1..9_usize, backups in 1..4_usize, name in "[a-z]{1,8}") {
+            let (placement, key) = (placement(0..nodes, 1), Key::new(Kind(7), name));
+            for owner in placement.ranked(&key) {
+                let keepers = placement.keepers(&key, owner, backups);
+                prop_assert!(!keepers.contains(owner));
+                prop_assert_eq!(keepers.len(), backups.min(nodes - 1));
+            }
+        }
+
+        #[test]
+        fn the_home_is_the_owner_or_its_first_keeper(nodes in 2..9_usize, backups in 1..4_usize, name in "[a-z]{1,8}") {
+            let (placement, key) = (placement(0..nodes, 1), Key::new(Kind(7), name));
+            let home = placement.home(&key);
+            for owner in placement.ranked(&key) {
+                let first = placement.keepers(&key, owner, backups).into_iter().next();
+                prop_assert!(home == Some(owner) || home == first.as_ref());
+            }
+        }
+
+        #[test]
+        fn keepers_are_among_those_that_hold_what_nobody_owns(
+            nodes in 1..9_usize,
+            backups in 1..4_usize,
+            name in "[a-z]{1,8}",
+        ) {
+            let (placement, key) = (placement(0..nodes, 1), Key::new(Kind(7), name));
+            let top = placement.top(&key, backups);
+            prop_assert_eq!(top.len(), (backups + 1).min(nodes));
+            prop_assert_eq!(top.first(), placement.home(&key));
+            for owner in placement.ranked(&key) {
+                prop_assert!(placement.keepers(&key, owner, backups).iter().all(|id| top.contains(id)));
+            }
+        }
+
+        #[test]
+        fn a_new_life_of_a_node_has_the_rank_of_the_old_one(nodes in 1..9_usize, name in "[a-z]{1,8}") {
+            let (old, new, key) = (placement(0..nodes, 1), placement(0..nodes, 2), Key::new(Kind(7), name));
+            let names = |p: &Placement| p.ranked(&key).into_iter().map(|id| id.name.clone()).collect::<Vec<_>>();
+            prop_assert_eq!(names(&old), names(&new));
+        }
+
+        #[test]
+        fn a_loss_does_not_reorder_the_others(nodes in 2..9_usize, lost in 0..8_usize, name in "[a-z]{1,8}") {
+            let (whole, key) = (placement(0..nodes, 1), Key::new(Kind(7), name));
+            let lost = NodeId::new(format!("n{}@host", lost % nodes), 1);
+            let mut rest = whole.clone();
+            rest.active.retain(|(_, id)| *id != lost);
+            let ranked: Vec<&NodeId> = whole.ranked(&key).into_iter().filter(|id| **id != lost).collect();
+            prop_assert_eq!(rest.ranked(&key), ranked);
+        }
+    }
+
+    #[test]
+    fn a_join_moves_about_its_share_of_the_keys() {
+        for nodes in 2..8 {
+            let moved = moved(&placement(0..nodes, 1), &placement(0..nodes + 1, 1));
+            let share = KEYS / (nodes + 1);
+            assert!((share / 2..share * 2).contains(&moved), "{moved} of {KEYS} keys move to node {nodes}");
+        }
+    }
+
+    #[test]
+    fn every_node_is_the_home_of_its_share_of_the_keys() {
+        let placement = placement(0..5, 1);
+        for (_, id) in &placement.active {
+            let homes = keys().filter(|key| placement.home(key) == Some(id)).count();
+            let share = KEYS / 5;
+            assert!((share / 2..share * 2).contains(&homes), "{id} is the home of {homes} of {KEYS} keys");
+        }
+    }
+
+    #[test]
+    fn nobody_keeps_anything_where_nobody_is() {
+        let (placement, key) = (placement(0..0, 1), Key::new(Kind(7), "x"));
+        assert!(placement.is_empty());
+        assert_eq!(placement.home(&key), None);
+        assert_eq!(placement.top(&key, 1), []);
+    }
+}

@@ -1,5 +1,7 @@
 //! Nodes that are killed without warning, and come back.
 
+use std::fs;
+
 use super::support::cluster::Cluster;
 use super::support::load::{self, Load, check_totals};
 use super::support::wait_until;
@@ -171,6 +173,67 @@ fn a_restarted_node_whose_port_was_taken_joins_by_connect() {
     let b = cluster.add_as(spec);
     let answer = b.ask("connect a");
     assert_eq!(answer, "true");
+    cluster.wait_serving();
+    assert_eq!(b.points("player1"), 5);
+}
+
+#[test]
+fn thousands_of_players_survive_their_node() {
+    const PLAYERS: usize = 1_500;
+    let cluster = Cluster::start(3);
+    let a = cluster.node("a");
+    for player in load::players("player", PLAYERS) {
+        assert_eq!(a.reward(&player, 3), "3");
+    }
+    cluster.kill9("a");
+    let (b, c) = (cluster.node("b"), cluster.node("c"));
+    for (number, player) in load::players("player", PLAYERS).iter().enumerate() {
+        let node = [&b, &c][number % 2];
+        assert_eq!(node.reward(player, 1), "4");
+    }
+    let found = b.local_players().len() + c.local_players().len();
+    assert_eq!(found, PLAYERS);
+}
+
+#[test]
+fn losing_a_player_and_its_keeper_at_once_is_said_loudly() {
+    let cluster = Cluster::start(5);
+    let (lost, kept) = (cluster.player_on("a", "b"), cluster.player_on("a", "c"));
+    for name in ["a", "b"] {
+        cluster.stop(name);
+    }
+    for name in ["a", "b"] {
+        cluster.kill9(name);
+    }
+    cluster.wait_serving();
+    for node in cluster.nodes() {
+        assert!(node.view().possible_loss, "{:?}", node.lines("view"));
+        assert!(cluster.sandbox.log(node.name()).contains("possible loss"));
+    }
+    assert_eq!(cluster.node("d").points(&lost), 0);
+    assert_eq!(cluster.node("d").points(&kept), 1);
+}
+
+#[test]
+fn a_node_whose_clock_went_back_comes_back_all_the_same() {
+    let cluster = Cluster::start(3);
+    assert_eq!(cluster.node("a").reward("player1", 5), "5");
+    let record = cluster.sandbox.record("b");
+    let future = |text: &str| {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [pid, addr, _, end] = words[..] else { panic!("a record is {words:?}") };
+        format!("{pid} {addr} {} {end}", u64::MAX / 4)
+    };
+    // A life that began long after today.
+    let dead = cluster.kill9("b");
+    let text = fs::read_to_string(&record).expect("its record");
+    fs::write(&record, future(&text)).expect("a changed record");
+    let from_the_future = cluster.restart(&dead);
+    cluster.wait_serving();
+    // And one that knows nothing of that.
+    let dead = cluster.kill9(from_the_future.name());
+    fs::remove_file(&record).expect("a record to forget");
+    let b = cluster.restart(&dead);
     cluster.wait_serving();
     assert_eq!(b.points("player1"), 5);
 }

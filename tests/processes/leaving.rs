@@ -91,3 +91,40 @@ fn a_node_alone_leaves_at_once() {
     assert_eq!(a.last_words("leave"), "left");
     assert_eq!(a.wait_for_end().code(), Some(0));
 }
+
+#[test]
+fn two_nodes_leave_at_the_same_time() {
+    let cluster = Cluster::start(4);
+    let players = load::players("player", 40);
+    for player in &players {
+        cluster.node("a").points(player);
+    }
+    let book = Load::run(&cluster, &["b", "c"], &players, |_| {
+        let leavers = ["a", "d"].map(|name| cluster.take(name));
+        for leaver in &leavers {
+            leaver.signal(Signal::SIGTERM);
+        }
+        for leaver in &leavers {
+            assert_eq!(leaver.wait_for_end().code(), Some(0));
+        }
+    });
+    assert!(failures(&book).is_empty(), "{:?}", failures(&book));
+    cluster.wait_serving();
+    for node in cluster.nodes() {
+        check_totals(&book, &node);
+        assert!(!node.view().possible_loss);
+    }
+}
+
+#[test]
+fn requests_typed_before_the_end_of_the_input_are_all_answered() {
+    let cluster = Cluster::start(2);
+    let mut input: String = (0..500).map(|_| "reward_player player1 2\n").collect();
+    input.push_str("quit\nreward_player player1 2\n");
+    let ended = cluster.sandbox.run(&["c", "--connect", "a"], &input);
+    let mut expected: Vec<String> = (1..=500).map(|number| (2 * number).to_string()).collect();
+    expected.push("left".to_owned());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(cluster.node("a").points("player1"), 1000, "nothing after 'quit' is carried out");
+}

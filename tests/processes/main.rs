@@ -10,6 +10,7 @@ mod support;
 mod failover;
 mod forgetting;
 mod leaving;
+mod nemesis;
 mod partitions;
 mod players;
 mod refusals;

@@ -1,6 +1,12 @@
 //! What users type that cannot be done: one line that says what to do, and nothing changes.
 
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
 use super::support::cluster::Cluster;
+use super::support::sandbox::{Killed, PROGRAM};
+use super::support::{wait_for, wait_until};
 
 #[test]
 fn a_bad_name_is_refused() {
@@ -103,4 +109,34 @@ fn a_node_cannot_be_connected_to_itself() {
         assert!(refused.starts_with("error: ") && refused.contains("itself"), "{peer}: {refused}");
     }
     assert_eq!(a.view().state, "alone");
+}
+
+#[test]
+fn lines_may_end_as_elsewhere_and_what_is_no_text_is_skipped() {
+    let cluster = Cluster::start(2);
+    let a = cluster.node("a");
+    assert_eq!(a.ask("reward_player player1 5\r"), "5");
+    let mut child = cluster.sandbox.command(PROGRAM);
+    let input = cluster.sandbox.path("input");
+    fs::write(&input, b"reward_player player1 \xff\nreward_player player1 1\n").expect("an input");
+    child.args(["c", "--connect", "a"]).stdin(fs::File::open(&input).expect("the input"));
+    let output = child.output().expect("the program runs");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("error: ") && lines[0].contains("UTF-8"), "{stdout}");
+    assert_eq!(lines[1], "6");
+}
+
+#[test]
+fn a_node_whose_reader_has_gone_leaves() {
+    let cluster = Cluster::start(2);
+    let mut command = cluster.sandbox.command(PROGRAM);
+    command.args(["c", "--connect", "a"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = Killed(command.spawn().expect("the program starts"));
+    drop(child.0.stdout.take());
+    let mut stdin = child.0.stdin.take().expect("a pipe");
+    stdin.write_all(b"nodes\n").expect("a command");
+    let status = wait_for("the node ends", || child.0.try_wait().expect("its status"));
+    assert!(status.success(), "{status}");
+    wait_until("it has left", || cluster.node("a").view().members == ["a", "b"]);
 }

@@ -1,8 +1,12 @@
 //! How the program and its script start and end: arguments, exit codes, and what goes where.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 
 use super::support::sandbox::{Ended, Killed, PROGRAM, Sandbox, is_running, run};
 use super::support::{cluster::Cluster, wait_for, wait_until};
@@ -112,8 +116,8 @@ fn the_nodes_of_a_cluster_end_with_a_parent_that_is_killed() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command(PROGRAM);
     let log = fs::File::create(sandbox.log_file("cluster")).expect("a log");
-    command.args(["--cluster", "3"]).stdin(std::process::Stdio::piped()).stderr(log);
-    let mut parent = Killed(command.stdout(std::process::Stdio::null()).spawn().expect("the program starts"));
+    command.args(["--cluster", "3"]).stdin(Stdio::piped()).stderr(log);
+    let mut parent = Killed(command.stdout(Stdio::null()).spawn().expect("the program starts"));
     wait_until("the cluster serves", || sandbox.log("cluster").contains("serve as one cluster"));
     let processes = sandbox.processes();
     assert_eq!(processes.len(), 3);
@@ -136,7 +140,7 @@ fn a_node_without_a_shell_runs_until_sigterm_and_leaves_gracefully() {
     for number in 0..20 {
         assert_eq!(a.reward(&format!("p{number}"), 5), "5");
     }
-    silent.signal(nix::sys::signal::Signal::SIGTERM);
+    silent.signal(Signal::SIGTERM);
     assert_eq!(silent.wait_for_end().code(), Some(0));
     wait_until("c has left", || a.view().members == ["a", "b"]);
     assert!(!a.view().possible_loss);
@@ -157,15 +161,39 @@ fn options_come_from_the_environment_too() {
         .env("STATEKEEPER_CONNECT", "nobody,a")
         .env("STATEKEEPER_NO_SHELL", "1")
         .env("STATEKEEPER_LOG", "info")
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
         .stderr(fs::File::create(sandbox.log_file("c")).expect("a log"));
     let mut child = Killed(command.spawn().expect("the program starts"));
     let a = cluster.node("a");
     wait_until("c has joined", || a.view().members == ["a", "b", "c"]);
     assert!(sandbox.log("c").contains(&format!("listening on {addr}")), "{}", sandbox.log("c"));
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.0.id()).expect("a number"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("a signal to a child");
+    let pid = Pid::from_raw(i32::try_from(child.0.id()).expect("a number"));
+    signal::kill(pid, Signal::SIGINT).expect("a signal to a child");
     let status = wait_for("c ends", || child.0.try_wait().expect("its status"));
     assert!(status.success(), "{status}");
     wait_until("c has left", || a.view().members == ["a", "b"]);
+}
+
+#[test]
+fn the_shell_of_a_cluster_goes_on_when_one_of_its_nodes_is_killed() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(PROGRAM);
+    command.args(["--cluster", "3"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stderr(fs::File::create(sandbox.log_file("cluster")).expect("a log"));
+    let mut child = Killed(command.spawn().expect("the program starts"));
+    let mut stdin = child.0.stdin.take().expect("a pipe");
+    let mut lines = BufReader::new(child.0.stdout.take().expect("a pipe")).lines();
+    let mut ask = |line: &str| {
+        writeln!(stdin, "{line}").expect("a command");
+        lines.next().expect("an answer").expect("text")
+    };
+    assert_eq!(ask("reward_player player1 5"), "5");
+    let record = fs::read_to_string(sandbox.record("app_node2")).expect("a record");
+    let pid: i32 = record.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a process");
+    signal::kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a node of that cluster");
+    assert_eq!(ask("reward_player player1 2"), "7");
+    assert_eq!(ask("quit"), "left");
+    let status = wait_for("the cluster ends", || child.0.try_wait().expect("its status"));
+    assert!(status.success(), "{status}");
+    assert!(!sandbox.processes().iter().any(|pid| is_running(*pid)), "no process is left");
 }

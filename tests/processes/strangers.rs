@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::support::cluster::Cluster;
 use super::support::node::Node;
-use super::support::sandbox::Sandbox;
+use super::support::sandbox::{PROGRAM, Sandbox, run};
 use super::support::wait_until;
 
 /// An attempt to connect ends within 5 s; a busy machine may be late.
@@ -173,4 +173,21 @@ fn garbage_and_oversized_frames_do_not_disturb_a_node() {
     cluster.wait_serving();
     drop(open);
     assert_eq!(c.reward("player1", 1), "8");
+}
+
+#[test]
+fn a_second_node_of_the_same_name_is_not_taken_in() {
+    let cluster = Cluster::start(2);
+    let sandbox = &cluster.sandbox;
+    // The registry keeps such nodes apart on one machine: this one has another.
+    let mut command = sandbox.command(PROGRAM);
+    let addr = sandbox.addr(21_800);
+    command.args(["b", "--listen", &addr.to_string(), "--connect", &format!("a@{}", cluster.node("a").addr())]);
+    command.env("STATEKEEPER_RUNTIME_DIR", sandbox.path("elsewhere"));
+    let ended = run(command, "reward_player player1 5\n");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("name"), "{ended:?}");
+    assert!(ended.stdout.starts_with("error: this node is alone"), "{ended:?}");
+    cluster.wait_serving();
+    assert_eq!(cluster.node("b").reward("player1", 1), "1");
 }

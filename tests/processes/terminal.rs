@@ -140,6 +140,20 @@ fn ctrl_c_cancels_a_line_and_the_shell_goes_on() {
 }
 
 #[test]
+fn lines_that_are_typed_ahead_are_answered_one_after_the_other() {
+    let cluster = Cluster::start(2);
+    let mut terminal = Terminal::start(&cluster.sandbox, "t", &["--connect", "a"]);
+    terminal.prompt(1);
+    terminal.keys("reward_player player1 5\rreward_player player1 6\rreward_player player1 7\r");
+    for (total, number) in [("5", 2), ("11", 3), ("18", 4)] {
+        terminal.expect(&format!("\r\n{total}\r\n"));
+        terminal.prompt(number);
+    }
+    terminal.control('d');
+    assert_eq!(terminal.end(), 0);
+}
+
+#[test]
 fn the_history_lasts_across_starts() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::start(&sandbox, "t", &[]);

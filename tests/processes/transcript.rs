@@ -1,8 +1,10 @@
 //! The session that the README shows, as a user types it: one node per terminal.
 
+use std::sync::Arc;
+use std::thread;
+
 use super::support::cluster::Cluster;
 use super::support::node::{Node, Spec};
-use std::sync::Arc;
 
 /// Three nodes as `start.sh NAME` starts them, without any option; and the host in their names.
 fn three_terminals(cluster: &Cluster) -> (Arc<Node>, String) {
@@ -62,4 +64,24 @@ fn one_connect_to_any_member_connects_all() {
     // Once more does no harm.
     assert_eq!(cluster.node("d").ask("connect a"), "true");
     cluster.wait_serving();
+}
+
+#[test]
+fn crossed_and_crowded_connects_end_in_one_cluster() {
+    let cluster = Cluster::empty();
+    let names = ["a", "b", "c", "d", "e"];
+    cluster.add_all(names.map(|name| cluster.spec(name)));
+    let crossed = [("a", "b"), ("b", "a")];
+    let crowded = [("c", "a"), ("d", "a"), ("e", "a"), ("d", "b")];
+    for connects in [&crossed[..], &crowded[..]] {
+        thread::scope(|scope| {
+            for (from, to) in connects {
+                let node = cluster.node(from);
+                scope.spawn(move || assert_eq!(node.ask(&format!("connect {to}")), "true"));
+            }
+        });
+    }
+    cluster.wait_serving();
+    let views: Vec<_> = cluster.nodes().iter().map(|node| node.view()).collect();
+    assert!(views.iter().all(|view| *view == views[0]), "{views:?}");
 }

@@ -15,12 +15,13 @@ use super::wait_until;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Before a client that was refused tries again.
 const RETRY: Duration = Duration::from_millis(50);
-/// The answers of a node that did not carry a request out.
-const REFUSALS: [&str; 4] = [
+/// The answers to a request that was not carried out.
+const REFUSALS: [&str; 5] = [
     "error: suspended: ",
     "error: this node is alone: ",
     "error: this node is leaving; ",
     "error: overloaded, ",
+    "** CRASH ",
 ];
 /// The answer of a node that does not know whether it did.
 const UNKNOWN: &str = "error: no answer within ";
@@ -216,7 +217,7 @@ fn check(book: &[Reward]) {
 }
 
 /// What each player of the book can have now.
-pub(crate) fn expected(book: &[Reward]) -> BTreeMap<String, RangeInclusive<i64>> {
+fn expected(book: &[Reward]) -> BTreeMap<String, RangeInclusive<i64>> {
     let range = |(player, rewards): (&str, Vec<&Reward>)| {
         let acknowledged: i64 = rewards
             .iter()
@@ -253,4 +254,53 @@ fn by_player(book: &[Reward]) -> BTreeMap<&str, Vec<&Reward>> {
         players.entry(&reward.player).or_default().push(reward);
     }
     players
+}
+
+mod tests {
+    use super::*;
+
+    /// A book of rewards of one player: amount and outcome, asked one after the other.
+    fn book(rewards: &[(i64, Outcome)]) -> Vec<Reward> {
+        let start = Instant::now();
+        let at = |number: u32| start + number * Duration::from_secs(1);
+        let reward = |(number, (amount, outcome)): (u32, &(i64, Outcome))| Reward {
+            node: "a".to_owned(),
+            player: "player1".to_owned(),
+            amount: *amount,
+            asked: at(2 * number),
+            answered: at(2 * number + 1),
+            outcome: outcome.clone(),
+        };
+        (0..).zip(rewards).map(reward).collect()
+    }
+
+    fn unknown() -> Outcome {
+        Outcome::Unknown(String::new())
+    }
+
+    #[test]
+    fn a_book_without_contradictions_passes() {
+        let refused = Outcome::Refused(String::new());
+        let book = book(&[(5, Outcome::Total(5)), (7, unknown()), (9, refused), (1, Outcome::Total(13)), (2, unknown())]);
+        check(&book);
+        assert_eq!(expected(&book)["player1"], 6..=15);
+    }
+
+    #[test]
+    #[should_panic(expected = "lost or given twice")]
+    fn a_lost_reward_is_found() {
+        check(&book(&[(5, Outcome::Total(5)), (1, Outcome::Total(1))]));
+    }
+
+    #[test]
+    #[should_panic(expected = "given twice")]
+    fn a_reward_given_twice_is_found() {
+        check(&book(&[(5, Outcome::Total(5)), (1, unknown()), (2, Outcome::Total(9))]));
+    }
+
+    #[test]
+    #[should_panic(expected = "is older than")]
+    fn an_answer_from_the_past_is_found() {
+        check(&book(&[(5, unknown()), (1, Outcome::Total(6)), (5, Outcome::Total(5))]));
+    }
 }

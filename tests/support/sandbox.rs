@@ -81,6 +81,13 @@ impl Sandbox {
         self.path("log").join(name)
     }
 
+    /// Where the runtime directory remembers the node of that short name.
+    pub(crate) fn record(&self, name: &str) -> PathBuf {
+        let files = fs::read_dir(self.path("run")).expect("the runtime directory");
+        let is_it = |path: &PathBuf| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}@")));
+        files.flatten().map(|file| file.path()).find(is_it).expect("a record of that node")
+    }
+
     /// The processes of the nodes that ran here last, as the runtime directory names them.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let files = fs::read_dir(self.path("run")).expect("the runtime directory");

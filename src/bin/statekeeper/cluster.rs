@@ -6,8 +6,8 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,9 +56,13 @@ pub(crate) struct Children {
 #[derive(Debug)]
 struct Tied {
     name: NodeName,
-    process: Child,
+    process: Process,
     stdin: Option<ChildStdin>,
 }
+
+/// A child process, also in the hands of the thread that hears it end.
+#[derive(Clone, Debug)]
+struct Process(Arc<Mutex<Child>>);
 
 impl Children {
     /// Starts app_node2 to app_nodeN, joins them with `node`, and waits until that cluster serves.
@@ -88,14 +92,19 @@ impl Children {
                 .with_context(|| format!("cannot start {}", program.display()))?;
             let (stdin, stderr) = (process.stdin.take(), process.stderr.take());
             let (started, listens) = oneshot::channel();
+            let process = Process(Arc::new(Mutex::new(process)));
             if let Some(stderr) = stderr {
-                relay(
-                    name(number),
-                    stderr,
-                    started,
-                    log.clone(),
-                    Arc::clone(&children.muted),
-                );
+                let relay = Relay {
+                    name: name(number),
+                    log: log.clone(),
+                    muted: Arc::clone(&children.muted),
+                };
+                let process = process.clone();
+                thread::spawn(move || {
+                    relay.run(stderr, started);
+                    // At once: until then, its name still seems to be taken.
+                    process.wait();
+                });
             }
             children.list.push(Tied {
                 name: NodeName::new(name(number)),
@@ -144,17 +153,16 @@ impl Children {
     }
 
     /// Whether all of `members` are processes that end with this one.
-    pub(crate) fn are_all_of(&mut self, members: &[NodeName], me: &NodeName) -> bool {
-        let running: Vec<NodeName> = self
+    pub(crate) fn are_all_of(&self, members: &[NodeName], me: &NodeName) -> bool {
+        let running: Vec<&NodeName> = self
             .list
-            .iter_mut()
-            .filter_map(|child| {
-                matches!(child.process.try_wait(), Ok(None)).then(|| child.name.clone())
-            })
+            .iter()
+            .filter(|child| child.process.is_running())
+            .map(|child| &child.name)
             .collect();
         members
             .iter()
-            .all(|member| member == me || running.contains(member))
+            .all(|member| member == me || running.contains(&member))
     }
 
     /// Ends all: one after the other, each handing over what it has, or `at_once` when nobody will miss it.
@@ -172,17 +180,17 @@ impl Children {
         for child in self.list.iter_mut().rev() {
             child.stdin = None;
             let deadline = Instant::now() + END_MAX;
-            while matches!(child.process.try_wait(), Ok(None)) && Instant::now() < deadline {
+            while child.process.is_running() && Instant::now() < deadline {
                 sleep(LOOK_EVERY).await;
             }
-            child.kill();
+            child.process.kill();
         }
     }
 
     /// Kills all, without a word.
     pub(crate) fn kill(&mut self) {
         self.muted.store(true, Ordering::Relaxed);
-        self.list.iter_mut().for_each(Tied::kill);
+        self.list.iter().for_each(|child| child.process.kill());
     }
 }
 
@@ -192,13 +200,26 @@ impl Drop for Children {
     }
 }
 
-impl Tied {
-    fn kill(&mut self) {
-        if !matches!(self.process.try_wait(), Ok(Some(_))) {
-            // It may have ended just now, which is all that is wanted.
-            let _ = self.process.kill();
-            let _ = self.process.wait();
+impl Process {
+    fn is_running(&self) -> bool {
+        matches!(self.child().try_wait(), Ok(None))
+    }
+
+    fn kill(&self) {
+        // Of one that has ended, nothing is left to kill.
+        let _ = self.child().kill();
+        self.wait();
+    }
+
+    /// Blocks until it has ended; only for one that is about to.
+    fn wait(&self) {
+        while self.is_running() {
+            thread::sleep(LOOK_EVERY);
         }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -217,42 +238,47 @@ pub(crate) fn untied() -> oneshot::Receiver<()> {
     receiver
 }
 
-/// Passes on what a child says on stderr; announces its whole name once it listens, or its last words if it
-/// ends before that.
-fn relay(
+/// Passes on what a child says on stderr.
+struct Relay {
     name: String,
-    stderr: ChildStderr,
-    started: oneshot::Sender<Result<String, String>>,
     log: Log,
     muted: Arc<AtomicBool>,
-) {
-    thread::spawn(move || {
+}
+
+impl Relay {
+    /// Runs until the child closes it. Announces its whole name once it listens, or its last words if it ends
+    /// before that.
+    fn run(self, stderr: ChildStderr, started: oneshot::Sender<Result<String, String>>) {
         let mut started = Some(started);
         let mut last = String::from("it said nothing");
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            // Until it listens, the one who waits for that tells of errors.
-            let mut shown = started.is_none().then(|| format!("{name}: {line}"));
             if let Some((whole, _)) = line.split_once(" listening on ")
                 && let Some(started) = started.take()
             {
-                shown = Some(line.clone());
                 // Nobody waits any more: this process is about to end.
                 let _ = started.send(Ok(whole.to_owned()));
-            }
-            if !muted.load(Ordering::Relaxed)
-                && let Some(shown) = shown
-            {
-                log.line(&shown);
+                self.say(&line);
+            } else if started.is_none() {
+                self.say(&format!("{}: {line}", self.name));
             }
             last = line;
         }
-        if let Some(started) = started {
-            let why = last.strip_prefix("error: ").unwrap_or(&last);
-            let _ = started.send(Err(why.to_owned()));
-        } else if !muted.load(Ordering::Relaxed) {
-            log.line(&format!(
-                "{name} has ended; 'start.sh {name}' starts it again"
-            ));
+        match started {
+            // Whoever waits for it to listen tells of its error.
+            Some(started) => {
+                let why = last.strip_prefix("error: ").unwrap_or(&last);
+                let _ = started.send(Err(why.to_owned()));
+            }
+            None => self.say(&format!(
+                "{0} has ended; 'start.sh {0}' starts it again",
+                self.name
+            )),
         }
-    });
+    }
+
+    fn say(&self, line: &str) {
+        if !self.muted.load(Ordering::Relaxed) {
+            self.log.line(line);
+        }
+    }
 }

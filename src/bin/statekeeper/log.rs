@@ -26,15 +26,8 @@ impl Log {
     pub(crate) fn start(level: Option<Level>) -> Self {
         let log = Self::default();
         let filter = match level {
-            None => EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| EnvFilter::new(Level::Warn.as_str())),
-            Some(Level::Off | Level::Error | Level::Warn) => {
-                EnvFilter::new(level.map_or("", Level::as_str))
-            }
-            // Of what is below, only the warnings: the libraries are chatty.
-            Some(level @ (Level::Info | Level::Debug | Level::Trace)) => {
-                EnvFilter::new(format!("warn,statekeeper={}", level.as_str()))
-            }
+            None => EnvFilter::try_from_default_env().unwrap_or_else(|_| filter(Level::Warn)),
+            Some(level) => filter(level),
         };
         let colours =
             io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -87,6 +80,17 @@ impl Log {
             }
         }
     }
+}
+
+/// Of ractor only what is worse: it is chatty, and it warns of every connection that ends.
+fn filter(level: Level) -> EnvFilter {
+    EnvFilter::new(match level {
+        Level::Off | Level::Error => level.as_str().to_owned(),
+        Level::Warn | Level::Info | Level::Debug | Level::Trace => {
+            let level = level.as_str();
+            format!("warn,ractor=error,ractor_cluster=error,statekeeper={level}")
+        }
+    })
 }
 
 impl Write for Log {

@@ -155,10 +155,10 @@ async fn wait(tied: bool, signals: &mut Signals) {
 
 /// Hands over and leaves, and ends the children. An ending that was asked for is answered.
 async fn leave(node: &Node, children: Option<&mut Children>, tied: bool, ending: Ending) {
-    let (mut children, mut together) = (children, false);
-    if let Some(children) = &mut children {
-        together = children.are_all_of(&node.view().members, node.name());
-    }
+    // Then nobody is left who would miss anything.
+    let together = children
+        .as_ref()
+        .is_some_and(|children| children.are_all_of(&node.view().members, node.name()));
     let patience = match (tied, together) {
         (true, _) => cluster::LEAVE_MAX,
         (false, true) => LEAVE_TOGETHER_MAX,

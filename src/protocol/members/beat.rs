@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Effect, Health, LINKS_MAX, Lost, Members, Msg, send};
-use crate::protocol::types::{Epoch, Member, Millis, NodeId};
+use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
 
 impl Members {
     pub(super) fn on_tick(&mut self, out: &mut Vec<Effect>) {
@@ -112,6 +112,15 @@ impl Members {
             .is_some_and(|h| h.refused || self.now - h.heard >= self.timings.suspicion)
     }
 
+    /// Nobody listens where a member that is not linked should be: its process is gone.
+    pub(super) fn on_refused_dial(&mut self, name: &NodeName, addr: &str) {
+        let member = self.view.named(name).map(|m| m.id.clone());
+        let health = member.and_then(|id| self.health.get_mut(&id));
+        if let Some(health) = health.filter(|h| *h.addr == *addr && h.unlinked_since.is_some()) {
+            health.refused = true;
+        }
+    }
+
     /// The members that this node does not hear.
     pub(super) fn unheard(&self) -> Vec<NodeId> {
         self.health
@@ -123,7 +132,8 @@ impl Members {
 
     /// The members that can stay: those not known dead, without the worst connected, until everybody left hears
     /// everybody. The worst connected misses the most others; among equals it is the one admitted last, then
-    /// one that this node itself does not hear, then the last by identity.
+    /// one that this node itself does not hear, then the last by identity. A lost link counts before the suspicion if
+    /// another member does not hear that one either: who notices a death late must not evict who noticed it early.
     pub(super) fn survivors(&self) -> Vec<NodeId> {
         let mut stay: Vec<&NodeId> = self
             .view
@@ -132,7 +142,8 @@ impl Members {
             .collect();
         let mut broken: BTreeSet<(&NodeId, &NodeId)> = BTreeSet::new();
         for (id, health) in self.health.iter().filter(|(id, _)| !self.dead.contains(id)) {
-            if self.suspected(id) {
+            let reported = self.health.values().any(|other| other.unheard.contains(id));
+            if self.suspected(id) || health.unlinked_since.is_some() && reported {
                 broken.insert(pair(&self.me.id, id));
             } else {
                 // Whom this node hears is believed about whom it does not hear.

@@ -1066,3 +1066,33 @@ fn of_two_that_cannot_hear_each_other_the_newcomer_goes() {
     net.until(6_000, "an eviction", |net| net.seen_by(1).len() == 2);
     assert_eq!(net.seen_by(1), [1, 2]);
 }
+
+/// Whoever notices a death late must not evict the one who noticed it early.
+#[test]
+fn a_death_that_one_member_notices_late_costs_the_dead_one() {
+    let mut net = Net::new(4);
+    net.connect(1, 2, 1);
+    net.until(1_000, "a pair", |net| net.serving(&[1, 2]));
+    net.connect(3, 1, 2);
+    net.until(1_000, "three", |net| net.serving(&[1, 2, 3]));
+    // The process of 2 ends: 3, the latest to join, is refused at once, while 1 only loses its link.
+    net.power_off(2);
+    net.unlink(1, 2, false);
+    net.unlink(3, 2, true);
+    net.until(6_000, "an eviction", |net| net.seen_by(1).len() == 2);
+    assert_eq!(net.seen_by(1), [1, 3]);
+}
+
+#[test]
+fn a_dial_that_is_refused_proves_the_process_gone() {
+    let mut net = Net::cluster(3);
+    net.power_off(2);
+    net.unlink(0, 2, false);
+    net.unlink(1, 2, false);
+    let gone = member(2, 1);
+    for place in [0, 1] {
+        net.input(place, Input::DialRefused { name: gone.id.name.clone(), addr: gone.addr.clone() });
+    }
+    let took = net.until(6_000, "an eviction", |net| net.serving(&[0, 1]) && net.seen_by(0).len() == 2);
+    assert!(took < 1_800, "evicted only after the suspicion time: {took} ms");
+}
