@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
-use tracing::error;
+use tracing::warn;
 
 use crate::error::Crash;
 use crate::gen_server::GenServer;
@@ -115,7 +115,7 @@ impl<G: GenServer> Actor for Player<G> {
                     node: self.start.node.to_string(),
                     reason,
                 };
-                error!(node = %self.start.node, key = self.start.key.name(), "crash report: {crash}");
+                warn!(target: "statekeeper::crash", node = %self.start.node, key = self.start.key.name(), "{crash}");
                 let text = crash.to_string();
                 self.tell(failed(&CallFailure::Crashed(crash)));
                 Err(text.into())

@@ -117,7 +117,7 @@ async fn serve(hub: &Arc<Hub>, mut stream: TcpStream, addr: SocketAddr, place: P
     drop(place);
     let peer = &request.peer.member.id;
     let verdict = match hub.admit(&request.peer) {
-        Err(known) => Verdict::Refuse(Refusal::Stale(known)),
+        Err(refusal) => Verdict::Refuse(refusal),
         Ok(()) => arbiter::verdict(&attempt.us.member.id.name, &peer.name, hub.existing(peer)),
     };
     match handshake::answer(&mut stream, &hub.config.cookie, &request, &verdict).await {

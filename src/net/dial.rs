@@ -92,8 +92,8 @@ pub(crate) enum DialError {
         /// The latest that we know.
         known: u64,
     },
-    /// Another process, at that address, has our name.
-    #[error("the node at {addr} has the same name as this one: start one of them under another name")]
+    /// Another process, at that address or connected to it, has our name (or the dialled one's).
+    #[error("a living node at {addr}, or connected to it, has the same name: start one of the two under another name")]
     NameInUse {
         /// Where.
         addr: String,
@@ -176,9 +176,13 @@ async fn connect_and_agree(hub: &Arc<Hub>, expect: Option<&str>, addr: &str) -> 
         Err(ended) => return Err(explain(hub, ended, addr)),
     };
     let peer = proposal.peer.member.clone();
-    if let Err(known) = hub.admit(&proposal.peer) {
-        tell(&mut stream, Refusal::Stale(known)).await;
-        return Err(explain(hub, Ended::Refusing(Refusal::Stale(known)), addr).or_outdated(peer.id.name, known));
+    if let Err(refusal) = hub.admit(&proposal.peer) {
+        tell(&mut stream, refusal.clone()).await;
+        let name = peer.id.name;
+        return Err(match &refusal {
+            Refusal::Stale(known) => DialError::Outdated { name, known: *known },
+            _ => explain(hub, Ended::Refusing(refusal), addr),
+        });
     }
     let decide = |me: &NodeName, existing| arbiter::commit(me, &peer.id.name, existing, proposal.have);
     let pending = match hub.register(&attempt, &proposal.peer, true, decide) {
@@ -291,14 +295,5 @@ fn explain(hub: &Hub, ended: Ended, addr: &str) -> DialError {
             Refusal::Stale(_) | Refusal::AlreadyConnected | Refusal::Busy => DialError::Busy { addr },
             Refusal::Malformed => DialError::NotANode { addr },
         },
-    }
-}
-
-impl DialError {
-    fn or_outdated(self, name: NodeName, known: u64) -> Self {
-        match self {
-            Self::Busy { .. } => Self::Outdated { name, known },
-            other => other,
-        }
     }
 }

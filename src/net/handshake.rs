@@ -53,8 +53,8 @@ pub(crate) enum Refusal {
     /// Both ends are the same process.
     #[error("both ends are the same process")]
     Myself,
-    /// Two processes have the same name.
-    #[error("both nodes have the same name; start one of them under another")]
+    /// Two living processes have the same name: both ends, or one end and a node that is linked already.
+    #[error("a living node has the same name; start one of the two under another")]
     NameInUse,
     /// The initiator wanted another node; this one is here.
     #[error("another node was asked for, this is {0}")]

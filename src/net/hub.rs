@@ -16,7 +16,7 @@ use super::counters::{Refusals, Tally, Throttle, count};
 use super::dial::Dials;
 use super::gateway::Envelope;
 use super::handover::{Pending, is_refused};
-use super::handshake::Face;
+use super::handshake::{Face, Refusal};
 use super::link::{Link, Stage, Undelivered};
 use super::{Event, Events, NetConfig};
 use crate::protocol::types::{Member, NodeId, NodeName};
@@ -134,9 +134,18 @@ impl Hub {
         Attempt { us, life: table.life, serial: table.serial }
     }
 
-    /// Remembers that this life of a peer was seen; the known incarnation if it is over.
-    pub(super) fn admit(&self, face: &Face) -> Result<(), u64> {
-        self.write().known.admit(face)
+    /// Remembers that this life of a peer was seen.
+    ///
+    /// # Errors
+    /// [`Refusal::NameInUse`] while that name is linked from another address: nothing says that it is not alive.
+    /// [`Refusal::Stale`] if that life is over.
+    pub(super) fn admit(&self, face: &Face) -> Result<(), Refusal> {
+        let mut table = self.write();
+        let elsewhere = |link: &Arc<Link>| link.stage() == Stage::Up && link.peer.member.addr != face.member.addr;
+        if table.by_name.get(&face.member.id.name).is_some_and(elsewhere) {
+            return Err(Refusal::NameInUse);
+        }
+        table.known.admit(face).map_err(Refusal::Stale)
     }
 
     /// The link with that life, if there is one that is not ending.

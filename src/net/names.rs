@@ -61,7 +61,9 @@ impl PeerSpec {
         NodeName::new(format!("{}@{host}", self.name))
     }
 
-    /// Where that node is: as the registry of this machine remembers it, else at its host and port.
+    /// Where that node is: as the registry of this machine remembers it, else at its host and port. Names need not
+    /// have this machine's host name to run here, so running ones are found by their whole name, or by the part
+    /// before the `@` if that is all there is.
     ///
     /// # Errors
     /// What is missing, and what to do.
@@ -75,10 +77,20 @@ impl PeerSpec {
             if let Some(addr) = registry.lookup(&name) {
                 return Ok(Place { expect: name.to_string(), addr: addr.to_string() });
             }
+            let mut running = registry.running().into_iter().filter(|(n, _)| self.host.is_none() && n.short() == self.name);
+            if let (Some((name, addr)), None) = (running.next(), running.next()) {
+                return Ok(Place { expect: name.to_string(), addr: addr.to_string() });
+            }
             return Err(format!(
                 "no node {} has run on this machine: start it, or name its address as {}@HOST:PORT",
                 self.name, self.name
             ));
+        }
+        let whole = self.node_name();
+        if self.port.is_none()
+            && let Some((_, addr)) = registry.running().into_iter().find(|(name, _)| *name == whole)
+        {
+            return Ok(Place { expect: whole.to_string(), addr: addr.to_string() });
         }
         let host = match self.host.as_deref() {
             Some(host) if !local || is_loopback(host) => host,

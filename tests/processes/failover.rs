@@ -222,7 +222,7 @@ fn a_node_whose_clock_went_back_comes_back_all_the_same() {
     let future = |text: &str| {
         let words: Vec<&str> = text.split(' ').collect();
         let [pid, addr, _, end] = words[..] else { panic!("a record is {words:?}") };
-        format!("{pid} {addr} {} {end}", u64::MAX / 4)
+        format!("{pid} {addr} {} {end}", u64::MAX / 16)
     };
     // A life that began long after today.
     let dead = cluster.kill9("b");

@@ -26,8 +26,11 @@ impl Log {
     pub(crate) fn start(level: Option<Level>) -> Self {
         let log = Self::default();
         let filter = match level {
-            None => EnvFilter::try_from_default_env().unwrap_or_else(|_| filter(Level::Warn)),
-            Some(level) => filter(level),
+            None => {
+                let shell = io::stdin().is_terminal() && io::stdout().is_terminal();
+                EnvFilter::try_from_default_env().unwrap_or_else(|_| filter(Level::Warn, !shell))
+            }
+            Some(level) => filter(level, true),
         };
         let colours =
             io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -82,13 +85,17 @@ impl Log {
     }
 }
 
-/// Of ractor only what is worse: it is chatty, and it warns of every connection that ends.
-fn filter(level: Level) -> EnvFilter {
+/// Of ractor only what is worse: it is chatty, and it warns of every connection that ends. Of crashes nothing, as
+/// long as there is a shell whose user is told anyway and did not ask for more.
+fn filter(level: Level, crashes: bool) -> EnvFilter {
     EnvFilter::new(match level {
         Level::Off | Level::Error => level.as_str().to_owned(),
         Level::Warn | Level::Info | Level::Debug | Level::Trace => {
             let level = level.as_str();
-            format!("warn,ractor=error,ractor_cluster=error,statekeeper={level}")
+            let crashes = if crashes { level } else { "off" };
+            format!(
+                "warn,ractor=error,ractor_cluster=error,statekeeper={level},statekeeper::crash={crashes}"
+            )
         }
     })
 }
