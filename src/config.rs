@@ -58,14 +58,20 @@ impl Config {
             return Err(StartError::Timings("the heartbeat must be at least 1 ms"));
         }
         if t.lease.0 < 3 * t.heartbeat.0 {
-            return Err(StartError::Timings("the lease must last at least three heartbeats"));
+            return Err(StartError::Timings(
+                "the lease must last at least three heartbeats",
+            ));
         }
         // A rate drift of 20 % between two clocks is what the protocol stands.
         if t.promise.0 * 5 < t.lease.0 * 6 {
-            return Err(StartError::Timings("the promise must last at least 1.2 times the lease"));
+            return Err(StartError::Timings(
+                "the promise must last at least 1.2 times the lease",
+            ));
         }
         if t.suspicion < t.lease {
-            return Err(StartError::Timings("the suspicion must not come before the lease ends"));
+            return Err(StartError::Timings(
+                "the suspicion must not come before the lease ends",
+            ));
         }
         if !(1..=BACKUPS_MAX).contains(&self.backups) {
             return Err(StartError::Backups(BACKUPS_MAX));

@@ -18,7 +18,9 @@ pub enum StartError {
         reason: &'static str,
     },
     /// A running node of this user on this machine has that name.
-    #[error("a node called {name} already runs here (process {pid}); choose another name, or stop it first")]
+    #[error(
+        "a node called {name} already runs here (process {pid}); choose another name, or stop it first"
+    )]
     NameInUse {
         /// The name.
         name: NodeName,
@@ -86,15 +88,16 @@ pub enum ConnectError {
     Stopped,
 }
 
-/// Why a call has no reply. Only [`CallError::Unknown`] leaves open whether it was carried out.
+/// Why a call has no reply. Only [`CallError::Unknown`] and [`CallError::Lost`] leave open whether it was carried
+/// out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// This node is in no cluster, so that nothing could be backed up. Not carried out.
     #[error("this node is alone: 'connect' it to another node first, a backup needs two")]
     Alone,
     /// Too few members answer. Not carried out.
-    #[error("suspended: waiting for {0}: restart it, or 'forget' it if it is gone for good")]
-    Suspended(String),
+    #[error("suspended: waiting for {}", waiting_for(.0))]
+    Suspended(Vec<NodeName>),
     /// This node leaves or has left. Not carried out; ask another node.
     #[error("this node is leaving; ask another node")]
     Leaving,
@@ -102,11 +105,18 @@ pub enum CallError {
     #[error("{0}")]
     Crashed(Crash),
     /// No reply came in time. It may have been carried out, or not: a retry with the same request id is safe.
-    #[error("no answer within {timeout_ms} ms: the outcome is unknown; ask again, with the same request id to be safe")]
+    #[error(
+        "no answer within {timeout_ms} ms: the outcome is unknown; ask again, with the same request id to be safe"
+    )]
     Unknown {
         /// How long it was waited for.
         timeout_ms: u64,
     },
+    /// The node that had it went away or forgot it before it answered. It may have been carried out, or not.
+    #[error(
+        "the answer got lost: the outcome is unknown; ask again, with the same request id to be safe"
+    )]
+    Lost,
     /// Too many requests wait already. Not carried out.
     #[error("overloaded, try again: too many requests wait on this node")]
     Overloaded,
@@ -119,6 +129,21 @@ pub enum CallError {
     /// The call or its reply cannot be encoded or decoded, or is larger than a frame. The state did not change.
     #[error("cannot be carried: {0}")]
     Codec(String),
+}
+
+/// Whom a suspended node waits for, and what to do about it.
+fn waiting_for(lacking: &[NodeName]) -> String {
+    let names: Vec<&str> = lacking.iter().map(NodeName::short).collect();
+    match names.as_slice() {
+        [] => "a majority to answer: try again".to_owned(),
+        [one] => format!("{one}: restart it, or 'forget {one}' if it is gone for good"),
+        [one, ..] => {
+            format!(
+                "{}: restart them, or 'forget {one}' and so on if they are gone for good",
+                names.join(", ")
+            )
+        }
+    }
 }
 
 /// The report of a crash, as a supervisor prints it.

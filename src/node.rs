@@ -35,9 +35,6 @@ use crate::wire::{self, CallFailure};
 /// How long a node that leaves waits for its pending writes, and then again for the view without it.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
-/// The longest key, in bytes.
-const KEY_BYTES_MAX: usize = 255;
-
 /// Starts a node: its configuration, and the server types that it can host.
 pub struct NodeBuilder {
     config: Config,
@@ -48,7 +45,8 @@ impl NodeBuilder {
     /// Makes a server type known. Register the same types on every node.
     #[must_use]
     pub fn register<G: GenServer>(mut self, server: G) -> Self {
-        self.types.push((Kind::of(G::NAME), Arc::new(Hosted(server))));
+        self.types
+            .push((Kind::of(G::NAME), Arc::new(Hosted::new(server))));
         self
     }
 
@@ -73,7 +71,10 @@ impl NodeBuilder {
 impl fmt::Debug for NodeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let types: Vec<&str> = self.types.iter().map(|(_, t)| t.name()).collect();
-        f.debug_struct("NodeBuilder").field("config", &self.config).field("types", &types).finish()
+        f.debug_struct("NodeBuilder")
+            .field("config", &self.config)
+            .field("types", &types)
+            .finish()
     }
 }
 
@@ -91,20 +92,37 @@ pub struct Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("name", self.name()).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("name", self.name())
+            .finish_non_exhaustive()
     }
 }
 
 impl Node {
     /// A node to be started.
     pub fn builder(config: Config) -> NodeBuilder {
-        NodeBuilder { config, types: Vec::new() }
+        NodeBuilder {
+            config,
+            types: Vec::new(),
+        }
     }
 
-    async fn start(config: Config, types: HashMap<Kind, Arc<dyn ServerType>>) -> Result<Self, StartError> {
+    async fn start(
+        config: Config,
+        types: HashMap<Kind, Arc<dyn ServerType>>,
+    ) -> Result<Self, StartError> {
         let spec = PeerSpec::parse(&config.name)
-            .and_then(|spec| if spec.port.is_none() { Ok(spec) } else { Err("the port belongs to --listen") })
-            .map_err(|reason| StartError::Name { name: config.name.clone(), reason })?;
+            .and_then(|spec| {
+                if spec.port.is_none() {
+                    Ok(spec)
+                } else {
+                    Err("the port belongs to --listen")
+                }
+            })
+            .map_err(|reason| StartError::Name {
+                name: config.name.clone(),
+                reason,
+            })?;
         let name = spec.node_name();
         let registry = Registry::open()?;
         let mut claim = registry.claim(&name)?;
@@ -116,34 +134,73 @@ impl Node {
             avoid: registry.ports_of_others(&name),
             ..NetConfig::new(cookie)
         };
-        let id = NodeId { name, incarnation: incarnation(before.map(|record| record.incarnation)) };
+        let id = NodeId {
+            name,
+            incarnation: incarnation(before.map(|record| record.incarnation)),
+        };
         let cluster = ClusterId(rand::random());
         let other = |e: &dyn fmt::Display| StartError::Other(e.to_string());
 
         let shared = Arc::new(Shared::new(id.clone(), cluster, config, types));
         let events = shared.clone();
-        let member = |addr: SocketAddr| Member { id: id.clone(), addr: advertised(&id.name, addr).into() };
-        let net = Net::start(net_config, member, CONTROL_LANE + 1, Arc::new(move |e| events.event(e))).await?;
+        let member = |addr: SocketAddr| Member {
+            id: id.clone(),
+            addr: advertised(&id.name, addr).into(),
+        };
+        let net = Net::start(
+            net_config,
+            member,
+            CONTROL_LANE + 1,
+            Arc::new(move |e| events.event(e)),
+        )
+        .await?;
         let addr = net.local_addr();
         claim.record(addr, id.incarnation)?;
         shared.attach(net);
 
         let config = &shared.config;
-        let machine = Members::new(member(addr), cluster, config.timings, config.backups, rand::random());
+        let machine = Members::new(
+            member(addr),
+            cluster,
+            config.timings,
+            config.backups,
+            rand::random(),
+        );
         let view = machine.view().clone();
-        let (root, _) = Actor::spawn(None, Root { shared: shared.clone() }, ()).await.map_err(|e| other(&e))?;
+        let (root, _) = Actor::spawn(
+            None,
+            Root {
+                shared: shared.clone(),
+            },
+            (),
+        )
+        .await
+        .map_err(|e| other(&e))?;
         for index in 0..SHARDS {
-            let part = ShardActor { index, shared: shared.clone() };
+            let part = ShardActor {
+                index,
+                shared: shared.clone(),
+            };
             let (actor, _) = Actor::spawn_linked(None, part, view.clone(), root.get_cell())
                 .await
                 .map_err(|e| other(&e))?;
             shared.shards[index].bind(actor);
         }
-        let members = MembersActor { shared: shared.clone() };
-        let (actor, _) =
-            Actor::spawn_linked(None, members, machine, root.get_cell()).await.map_err(|e| other(&e))?;
+        let members = MembersActor {
+            shared: shared.clone(),
+        };
+        let (actor, _) = Actor::spawn_linked(None, members, machine, root.get_cell())
+            .await
+            .map_err(|e| other(&e))?;
         shared.members.bind(actor);
-        Ok(Self { shared, root, addr, registry, _claim: Arc::new(claim), left: Arc::new(OnceCell::new()) })
+        Ok(Self {
+            shared,
+            root,
+            addr,
+            registry,
+            _claim: Arc::new(claim),
+            left: Arc::new(OnceCell::new()),
+        })
     }
 
     /// This node's name.
@@ -168,11 +225,16 @@ impl Node {
         }
         let spec = PeerSpec::parse(peer)
             .map_err(|reason| ConnectError::Address(format!("'{peer}' is not a node: {reason}")))?;
-        let place = spec.resolve(&self.registry).map_err(ConnectError::Address)?;
+        let place = spec
+            .resolve(&self.registry)
+            .map_err(ConnectError::Address)?;
         let dialled = net.dial(Some(&place.expect), &place.addr).await;
         let peer = dialled.map_err(|error| connect_error(peer, error))?;
         let (port, answer) = oneshot::channel();
-        self.shared.members.push(members::Item::Connect { peer: peer.id, port });
+        self.shared.members.push(members::Item::Connect {
+            peer: peer.id,
+            port,
+        });
         Ok(answer.await.map_err(|_| ConnectError::Stopped)??)
     }
 
@@ -217,12 +279,17 @@ impl Node {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call<G: GenServer>(&self, key: &str, call: G::Call) -> Result<G::Reply, CallError> {
+    pub async fn call<G: GenServer>(
+        &self,
+        key: &str,
+        call: G::Call,
+    ) -> Result<G::Reply, CallError> {
         self.request::<G>(None, key, &call).await
     }
 
     /// Like [`call`](Self::call), but a retry with the same id, on any node, is not carried out twice: it gets
-    /// the reply of the first. This holds as long as the id is among the last 32 that the actor was called with.
+    /// the reply of the first. This holds as long as the id is among the last 32 that the actor was called with; calls
+    /// that another node forwarded have ids, too.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -243,9 +310,18 @@ impl Node {
     ) -> Result<G::Reply, CallError> {
         let key = key_of::<G>(key)?;
         let payload = wire::encode(call).map_err(CallError::Codec)?;
-        let request = Request { id, payload };
+        let request = Request {
+            id,
+            payload,
+            again: false,
+        };
         let answer = self
-            .ask(&key, |token, key, port| shard::Item::Request { token, key, request, port })
+            .ask(&key, |token, key, port| shard::Item::Request {
+                token,
+                key,
+                request,
+                port,
+            })
             .await?;
         match answer {
             Answer::Reply(bytes) => wire::decode(&bytes).map_err(CallError::Codec),
@@ -262,7 +338,10 @@ impl Node {
         if self.is_leaving() {
             return Err(CallError::Leaving);
         }
-        if matches!(self.shared.info.borrow().status, Status::Alone | Status::Suspended) {
+        if matches!(
+            self.shared.info.borrow().status,
+            Status::Alone | Status::Suspended
+        ) {
             return Err(self.not_serving());
         }
         let (port, answer) = oneshot::channel();
@@ -273,7 +352,10 @@ impl Node {
         match timeout(wait, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) | Err(_) => {
-                part.push(shard::Item::Cancel { key: key.clone(), token });
+                part.push(shard::Item::Cancel {
+                    key: key.clone(),
+                    token,
+                });
                 let timeout_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 Err(CallError::Unknown { timeout_ms })
             }
@@ -295,17 +377,20 @@ impl Node {
             Answer::Overloaded => CallError::Overloaded,
             Answer::Leaving => CallError::Leaving,
             Answer::NotServing => self.not_serving(),
-            Answer::Unknown | Answer::Reply(_) => CallError::Unknown { timeout_ms: 0 },
+            Answer::Unknown | Answer::Reply(_) => CallError::Lost,
         }
     }
 
     fn not_serving(&self) -> CallError {
         let info = self.shared.info.borrow();
+        // Left behind by the others, it joins them again in a moment.
+        if info.status == Status::Joining {
+            return CallError::Suspended(Vec::new());
+        }
         if info.members.len() <= 1 {
             return CallError::Alone;
         }
-        let lacking: Vec<&str> = info.waiting_for.iter().map(|name| name.short()).collect();
-        CallError::Suspended(lacking.join(", "))
+        CallError::Suspended(info.waiting_for.clone())
     }
 
     /// The actors of kind `G` that live on this node, sorted by key.
@@ -316,7 +401,10 @@ impl Node {
         let mut found = Vec::new();
         for part in &self.shared.shards {
             let (port, answer) = oneshot::channel();
-            part.push(shard::Item::Local { kind: Kind::of(G::NAME), port });
+            part.push(shard::Item::Local {
+                kind: Kind::of(G::NAME),
+                port,
+            });
             for (key, data, version, keepers) in answer.await.map_err(|_| CallError::Leaving)? {
                 // An actor that has not answered its first call has no state yet.
                 if data.is_empty() {
@@ -325,7 +413,12 @@ impl Node {
                 let snapshot: Snapshot = wire::decode(&data).map_err(CallError::Codec)?;
                 let state = wire::decode(&snapshot.state).map_err(CallError::Codec)?;
                 let keepers = keepers.into_iter().map(|id| id.name).collect();
-                found.push(LocalServer { key: key.name().to_owned(), state, keepers, version });
+                found.push(LocalServer {
+                    key: key.name().to_owned(),
+                    state,
+                    keepers,
+                    version,
+                });
             }
         }
         found.sort_by(|a, b| a.key.cmp(&b.key));
@@ -339,7 +432,11 @@ impl Node {
     pub async fn whereis<G: GenServer>(&self, key: &str) -> Result<Option<Whereis>, CallError> {
         let key = key_of::<G>(key)?;
         let found = self
-            .ask(&key, |token, key, port| shard::Item::Locate { token, key, port })
+            .ask(&key, |token, key, port| shard::Item::Locate {
+                token,
+                key,
+                port,
+            })
             .await?
             .map_err(|answer| self.refusal(answer))?;
         Ok(found.map(|at| Whereis {
@@ -357,7 +454,10 @@ impl Node {
     pub async fn kill<G: GenServer>(&self, key: &str) -> Result<bool, CallError> {
         let key = key_of::<G>(key)?;
         let (port, answer) = oneshot::channel();
-        self.part(&key).push(shard::Item::Kill { key: key.clone(), port });
+        self.part(&key).push(shard::Item::Kill {
+            key: key.clone(),
+            port,
+        });
         answer.await.map_err(|_| CallError::Leaving)
     }
 
@@ -370,10 +470,14 @@ impl Node {
         let members = self.shared.info.borrow().members.clone();
         let unknown = || NodeName::new(name);
         let whole = members.iter().find(|m| m.as_str() == name);
-        let name = whole.or_else(|| members.iter().find(|m| m.short() == name)).cloned();
+        let name = whole
+            .or_else(|| members.iter().find(|m| m.short() == name))
+            .cloned();
         let name = name.ok_or_else(|| Failure::Unknown(unknown()))?;
         let (port, answer) = oneshot::channel();
-        self.shared.members.push(members::Item::Forget { name, force, port });
+        self.shared
+            .members
+            .push(members::Item::Forget { name, force, port });
         answer.await.unwrap_or(Err(Failure::NotMember))
     }
 
@@ -469,10 +573,15 @@ impl Actor for Root {
 
 fn connect_error(peer: &str, error: DialError) -> ConnectError {
     match error {
-        DialError::Cookie { .. } => ConnectError::Cookie { peer: peer.to_owned() },
+        DialError::Cookie { .. } => ConnectError::Cookie {
+            peer: peer.to_owned(),
+        },
         DialError::Myself(name) => ConnectError::Myself(name),
         DialError::Stopped => ConnectError::Stopped,
-        other => ConnectError::Unreachable { peer: peer.to_owned(), reason: other.to_string() },
+        other => ConnectError::Unreachable {
+            peer: peer.to_owned(),
+            reason: other.to_string(),
+        },
     }
 }
 
@@ -485,22 +594,16 @@ fn advertised(name: &NodeName, addr: SocketAddr) -> String {
 }
 
 fn key_of<G: GenServer>(name: &str) -> Result<Key, CallError> {
-    if name.is_empty() {
-        return Err(CallError::Key("it is empty; give one of 1 to 255 bytes"));
-    }
-    if name.len() > KEY_BYTES_MAX {
-        return Err(CallError::Key("it is longer than 255 bytes; give a shorter one"));
-    }
-    if name.chars().any(char::is_control) {
-        return Err(CallError::Key("it has control characters; leave them out"));
-    }
+    Key::check(name).map_err(CallError::Key)?;
     Ok(Key::new(Kind::of(G::NAME), name))
 }
 
 /// A guess at an incarnation that is greater than any before: the microseconds of the wall clock. Should the
 /// clock have gone back, the others tell the known value, and the node takes the next.
 fn incarnation(before: Option<u64>) -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     let now = u64::try_from(since.as_micros()).unwrap_or(u64::MAX / 2);
     now.max(before.map_or(0, |before| before.saturating_add(1)))
 }

@@ -80,7 +80,10 @@ impl History {
             self.recent.push_back(now);
             return Verdict::Again(Duration::ZERO);
         }
-        let wait = policy.backoff_min.saturating_mul(1 << self.waits.min(20)).min(policy.backoff_max);
+        let wait = policy
+            .backoff_min
+            .saturating_mul(1 << self.waits.min(20))
+            .min(policy.backoff_max);
         self.waits += 1;
         // The restart counts from when it happens, so that one who crashes at once is not forgiven for waiting.
         self.recent.pop_front();
@@ -95,7 +98,11 @@ impl History {
     }
 
     fn forget(&mut self, now: Instant, policy: &Restart) {
-        while self.recent.front().is_some_and(|at| now.saturating_duration_since(*at) > policy.period) {
+        while self
+            .recent
+            .front()
+            .is_some_and(|at| now.saturating_duration_since(*at) > policy.period)
+        {
             self.recent.pop_front();
         }
     }
@@ -107,11 +114,16 @@ mod tests {
 
     #[test]
     fn restarts_within_the_intensity_come_at_once_and_further_ones_back_off() {
-        let policy = Restart { intensity: 2, ..Restart::default() };
+        let policy = Restart {
+            intensity: 2,
+            ..Restart::default()
+        };
         let (mut history, mut now) = (History::default(), Instant::now());
         let mut waits = Vec::new();
         for _ in 0..12 {
-            let Verdict::Again(wait) = history.exited(now, &policy, true) else { panic!("permanent") };
+            let Verdict::Again(wait) = history.exited(now, &policy, true) else {
+                panic!("permanent")
+            };
             waits.push(wait.as_millis());
             now += wait;
         }
@@ -121,22 +133,46 @@ mod tests {
 
     #[test]
     fn an_actor_that_was_calm_for_the_period_is_forgiven() {
-        let policy = Restart { intensity: 1, ..Restart::default() };
+        let policy = Restart {
+            intensity: 1,
+            ..Restart::default()
+        };
         let (mut history, now) = (History::default(), Instant::now());
-        assert_eq!(history.exited(now, &policy, true), Verdict::Again(Duration::ZERO));
+        assert_eq!(
+            history.exited(now, &policy, true),
+            Verdict::Again(Duration::ZERO)
+        );
         assert!(!history.is_calm(now, &policy));
         let later = now + policy.period + Duration::from_millis(1);
         assert!(history.is_calm(later, &policy));
-        assert_eq!(history.exited(later, &policy, true), Verdict::Again(Duration::ZERO));
+        assert_eq!(
+            history.exited(later, &policy, true),
+            Verdict::Again(Duration::ZERO)
+        );
     }
 
     #[test]
     fn transient_actors_restart_after_a_crash_only_and_temporary_ones_never() {
         let now = Instant::now();
-        let transient = Restart { kind: RestartKind::Transient, ..Restart::default() };
-        let temporary = Restart { kind: RestartKind::Temporary, ..Restart::default() };
-        assert_eq!(History::default().exited(now, &transient, false), Verdict::Down);
-        assert_eq!(History::default().exited(now, &transient, true), Verdict::Again(Duration::ZERO));
-        assert_eq!(History::default().exited(now, &temporary, true), Verdict::Down);
+        let transient = Restart {
+            kind: RestartKind::Transient,
+            ..Restart::default()
+        };
+        let temporary = Restart {
+            kind: RestartKind::Temporary,
+            ..Restart::default()
+        };
+        assert_eq!(
+            History::default().exited(now, &transient, false),
+            Verdict::Down
+        );
+        assert_eq!(
+            History::default().exited(now, &transient, true),
+            Verdict::Again(Duration::ZERO)
+        );
+        assert_eq!(
+            History::default().exited(now, &temporary, true),
+            Verdict::Down
+        );
     }
 }

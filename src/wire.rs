@@ -21,6 +21,9 @@ const VERSION: u8 = 1;
 /// The most bytes of messages in one frame before the next one is begun. A message may be larger by itself.
 pub(crate) const FRAME_BYTES: usize = 256 * 1024;
 
+/// The largest control message.
+const CONTROL_BYTES_MAX: usize = 1024 * 1024;
+
 /// The largest state, call or reply: well below what the transport takes in one piece.
 pub(crate) const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -51,7 +54,13 @@ pub(crate) struct Header {
 
 impl Header {
     pub(crate) fn new(cluster: ClusterId, epoch: Epoch, credits: u32, wants_credit: bool) -> Self {
-        Self { version: VERSION, cluster, epoch, credits, wants_credit }
+        Self {
+            version: VERSION,
+            cluster,
+            epoch,
+            credits,
+            wants_credit,
+        }
     }
 }
 
@@ -129,6 +138,10 @@ pub(crate) fn control(msg: &members::Msg) -> Vec<u8> {
 /// Reads a control message.
 pub(crate) fn read_control(bytes: &[u8]) -> Result<members::Msg, DecodeError> {
     check_version(bytes)?;
+    // No view is that large; a list of tiny entries would be many times larger in memory.
+    if bytes.len() > CONTROL_BYTES_MAX {
+        return Err(DecodeError::Malformed);
+    }
     postcard::from_bytes(&bytes[1..]).map_err(|_| DecodeError::Malformed)
 }
 
@@ -160,7 +173,10 @@ pub(crate) enum CallFailure {
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, String> {
     let bytes = postcard::to_stdvec(value).map_err(|e| format!("serializing failed: {e}"))?;
     if bytes.len() > VALUE_BYTES_MAX {
-        return Err(format!("{} bytes, and the limit is {VALUE_BYTES_MAX}", bytes.len()));
+        return Err(format!(
+            "{} bytes, and the limit is {VALUE_BYTES_MAX}",
+            bytes.len()
+        ));
     }
     Ok(bytes.into())
 }
@@ -191,9 +207,25 @@ mod tests {
         let id = Some(RequestId(1 << 100));
         vec![
             Msg::Claim { key: key("a") },
-            Msg::Put { key: key("b"), gen_: Epoch(3), ver: 300, data: data.clone() },
-            Msg::Forward { key: key("c"), token: 9, request: Request { id, payload: data } },
-            Msg::Reply { token: 9, answer: Answer::Overloaded },
+            Msg::Put {
+                key: key("b"),
+                gen_: Epoch(3),
+                ver: 300,
+                data: data.clone(),
+            },
+            Msg::Forward {
+                key: key("c"),
+                token: 9,
+                request: Request {
+                    id,
+                    payload: data,
+                    again: true,
+                },
+            },
+            Msg::Reply {
+                token: 9,
+                answer: Answer::Overloaded,
+            },
             Msg::Done { heard: true },
         ]
     }
@@ -205,7 +237,12 @@ mod tests {
         let bytes = frame.finish(header());
         let (read, messages_read) = read_frame(&bytes).expect("a frame");
         assert_eq!(read, header());
-        assert_eq!(messages_read.collect::<Result<Vec<_>, _>>().expect("messages"), messages());
+        assert_eq!(
+            messages_read
+                .collect::<Result<Vec<_>, _>>()
+                .expect("messages"),
+            messages()
+        );
     }
 
     #[test]
@@ -214,7 +251,9 @@ mod tests {
         messages().iter().for_each(|msg| frame.push(msg));
         let bytes = frame.finish(header());
         for cut in 0..bytes.len() {
-            let Ok((_, read)) = read_frame(&bytes[..cut]) else { continue };
+            let Ok((_, read)) = read_frame(&bytes[..cut]) else {
+                continue;
+            };
             let read: Vec<_> = read.collect();
             let whole = read.iter().take_while(|msg| msg.is_ok()).count();
             assert!(read.len() - whole <= 1);
@@ -226,7 +265,10 @@ mod tests {
 
     #[test]
     fn another_version_is_named() {
-        assert_eq!(read_control(&[9, 1, 2]).err(), Some(DecodeError::Version(9)));
+        assert_eq!(
+            read_control(&[9, 1, 2]).err(),
+            Some(DecodeError::Version(9))
+        );
         assert_eq!(read_frame(&[]).err(), Some(DecodeError::Malformed));
     }
 
@@ -234,7 +276,12 @@ mod tests {
     fn a_claimed_length_reserves_nothing() {
         // A Put whose state claims to be 2^63 bytes long.
         let mut frame = Frame::default();
-        frame.push(&Msg::Put { key: key("b"), gen_: Epoch(1), ver: 1, data: Bytes::new() });
+        frame.push(&Msg::Put {
+            key: key("b"),
+            gen_: Epoch(1),
+            ver: 1,
+            data: Bytes::new(),
+        });
         let mut bytes = frame.finish(header());
         bytes.pop();
         bytes.extend_from_slice(&[0xff; 9]);

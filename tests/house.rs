@@ -5,12 +5,31 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom to the top; a file may use what is listed before its own module, and its own module.
 const LAYERS: [&str; 11] = [
-    "protocol", "error", "supervisor", "config", "info", "gen_server", "wire", "net", "actors", "node", "lib",
+    "protocol",
+    "error",
+    "supervisor",
+    "config",
+    "info",
+    "gen_server",
+    "wire",
+    "net",
+    "actors",
+    "node",
+    "lib",
 ];
 
 /// What would make the protocol impure, or its runs differ.
 const BANNED: [&str; 10] = [
-    "Instant", "SystemTime", "std::time", "rand::", "tokio", "ractor", "tracing", "HashMap", "HashSet", "std::net",
+    "Instant",
+    "SystemTime",
+    "std::time",
+    "rand::",
+    "tokio",
+    "ractor",
+    "tracing",
+    "HashMap",
+    "HashSet",
+    "std::net",
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
@@ -41,7 +60,12 @@ fn code(path: &Path) -> Vec<(usize, String)> {
 
 fn module_of(root: &Path, path: &Path) -> String {
     let relative = path.strip_prefix(root).expect("below src");
-    let first = relative.components().next().expect("a name").as_os_str().to_string_lossy();
+    let first = relative
+        .components()
+        .next()
+        .expect("a name")
+        .as_os_str()
+        .to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
 
@@ -58,8 +82,13 @@ fn imports_point_down() {
         }
         let own = rank(&module).unwrap_or_else(|| panic!("{module} has no layer: give it one"));
         for (number, line) in code(&path) {
-            let Some(at) = line.find("crate::") else { continue };
-            let used: String = line[at + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let Some(at) = line.find("crate::") else {
+                continue;
+            };
+            let used: String = line[at + 7..]
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
             if let Some(layer) = rank(&used)
                 && layer > own
             {
@@ -67,14 +96,21 @@ fn imports_point_down() {
             }
         }
     }
-    assert!(wrong.is_empty(), "imports that point up:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "imports that point up:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn the_protocol_is_pure() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protocol");
     let mut wrong = Vec::new();
-    for path in sources(&root).into_iter().filter(|p| !p.ends_with("tests.rs")) {
+    for path in sources(&root)
+        .into_iter()
+        .filter(|p| !p.ends_with("tests.rs"))
+    {
         for (number, line) in code(&path) {
             if BANNED.iter().any(|word| line.contains(word)) {
                 wrong.push(format!("{}:{number}: {line}", path.display()));

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use ractor::ActorRef;
+use ractor::{ActorRef, ActorStatus};
 use ractor_cluster::RactorMessage;
 
 /// Tells an actor that its inbox is not empty.
@@ -22,7 +22,11 @@ pub(crate) struct Inbox<T> {
 
 impl<T> Inbox<T> {
     pub(crate) fn new() -> Self {
-        Self { items: Mutex::new(Vec::new()), awake: AtomicBool::new(false), actor: OnceLock::new() }
+        Self {
+            items: Mutex::new(Vec::new()),
+            awake: AtomicBool::new(false),
+            actor: OnceLock::new(),
+        }
     }
 
     /// Names the actor; what was pushed before is taken at once.
@@ -34,8 +38,22 @@ impl<T> Inbox<T> {
     /// Adds an item. Its senders are bounded: clients by the limit of waiting requests, peers by their credits,
     /// players by what they were given.
     pub(crate) fn push(&self, item: T) {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        self.items
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(item);
         self.wake();
+        // Nobody will ever take it: whoever waits for an answer hears of that when the item is dropped.
+        if self
+            .actor
+            .get()
+            .is_some_and(|actor| actor.get_status() >= ActorStatus::Stopping)
+        {
+            self.items
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
+        }
     }
 
     fn wake(&self) {
@@ -50,13 +68,20 @@ impl<T> Inbox<T> {
     /// Takes what is there, in order, into `items`, which must be empty; the next push wakes again if nothing is.
     pub(crate) fn take(&self, items: &mut Vec<T>) -> bool {
         debug_assert!(items.is_empty(), "what was taken before is handled");
-        std::mem::swap(&mut *self.items.lock().unwrap_or_else(PoisonError::into_inner), items);
+        std::mem::swap(
+            &mut *self.items.lock().unwrap_or_else(PoisonError::into_inner),
+            items,
+        );
         if !items.is_empty() {
             return true;
         }
         self.awake.store(false, Ordering::Release);
         // A push between the swap and the store saw the flag set, and did not wake anybody.
-        let missed = !self.items.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let missed = !self
+            .items
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
         if missed {
             self.wake();
         }

@@ -11,10 +11,10 @@ use tracing::{debug, info, warn};
 
 use crate::info::ViewInfo;
 use crate::net::DialError;
-use crate::protocol::members::{Effect, Failure, Input, Members, Msg, Status};
+use crate::protocol::SHARDS;
+use crate::protocol::members::{Effect, Failure, Input, Members, Status};
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
 use crate::protocol::view::View;
-use crate::protocol::SHARDS;
 use crate::wire;
 
 use super::inbox::Wake;
@@ -39,13 +39,21 @@ pub(crate) enum Item {
     /// A message of a peer, encoded.
     Control { from: NodeId, bytes: Vec<u8> },
     /// The barrier of one part went on.
-    Progress { part: usize, epoch: Epoch, complete: bool },
+    Progress {
+        part: usize,
+        epoch: Epoch,
+        complete: bool,
+    },
     /// A part began or ceased to hold anything.
     HasData { part: usize, has: bool },
     /// The operator connects a linked peer.
     Connect { peer: NodeId, port: Port },
     /// The operator forgets a name.
-    Forget { name: NodeName, force: bool, port: Port },
+    Forget {
+        name: NodeName,
+        force: bool,
+        port: Port,
+    },
     /// The operator leaves.
     Leave { port: Port },
     /// The node could not hand over and stops for good: nobody need wait for it.
@@ -79,7 +87,11 @@ impl Actor for MembersActor {
     type State = State;
     type Arguments = Members;
 
-    async fn pre_start(&self, myself: ActorRef<Wake>, machine: Members) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Wake>,
+        machine: Members,
+    ) -> Result<State, ActorProcessingErr> {
         let inbox = self.shared.members.clone();
         let quarter = Duration::from_millis((self.shared.config.timings.heartbeat.0 / 4).max(1));
         tokio::spawn(async move {
@@ -103,7 +115,12 @@ impl Actor for MembersActor {
         })
     }
 
-    async fn handle(&self, myself: ActorRef<Wake>, Wake: Wake, s: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Wake>,
+        Wake: Wake,
+        s: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         let mut items = Vec::new();
         if self.shared.members.take(&mut items) {
             for item in items {
@@ -139,7 +156,11 @@ impl MembersActor {
                 Ok(msg) => self.step(s, Input::Message { from, msg }),
                 Err(error) => self.shared.malformed(&from, &error),
             },
-            Item::Progress { part, epoch, complete } => self.progress(s, part, epoch, complete),
+            Item::Progress {
+                part,
+                epoch,
+                complete,
+            } => self.progress(s, part, epoch, complete),
             Item::HasData { part, has } => {
                 let before = s.has_data;
                 s.has_data = before & !(1 << part) | u32::from(has) << part;
@@ -154,9 +175,7 @@ impl MembersActor {
                 self.command(s, port, |token| Input::Forget { name, force, token });
             }
             Item::Farewell { port } => {
-                for peer in s.machine.view().ids().filter(|id| **id != s.machine.me().id) {
-                    self.shared.tell(peer, &Msg::Farewell { handed_over: false });
-                }
+                self.step(s, Input::Stop);
                 let _ = port.send(());
             }
             Item::Leave { port } => self.command(s, port, |token| Input::Leave { token }),
@@ -180,25 +199,52 @@ impl MembersActor {
             s.complete |= 1 << part;
         }
         if s.sent == ALL && sent != ALL {
-            self.step(s, Input::Synced { epoch, complete: false });
+            self.step(
+                s,
+                Input::Synced {
+                    epoch,
+                    complete: false,
+                },
+            );
         }
         if s.complete == ALL && whole != ALL {
             info!(node = %self.shared.name, epoch = epoch.0, "view.synced");
-            self.step(s, Input::Synced { epoch, complete: true });
+            self.step(
+                s,
+                Input::Synced {
+                    epoch,
+                    complete: true,
+                },
+            );
         }
     }
 
     fn step(&self, s: &mut State, input: Input) {
         let mut effects = std::mem::take(&mut s.effects);
         s.machine.handle(self.shared.now(), input, &mut effects);
+        // A vote takes the lease away: before it is sent, not after.
+        let ends = effects
+            .iter()
+            .any(|e| matches!(e, Effect::Lease { until } if *until <= self.shared.now()));
+        if ends {
+            self.shared.set_lease(s.machine.view().cluster, Millis(0));
+        }
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send { to, msg } => self.shared.tell(&to, &msg),
                 Effect::Install(view) => self.install(s, view),
                 Effect::Lease { until } => {
-                    let had = self.shared.is_leased();
-                    self.shared.set_lease(until);
-                    if !had && self.shared.is_leased() {
+                    let view = s.machine.view();
+                    let cluster = view.cluster;
+                    // Alone it has nothing to answer from; a part may still be at work in the life before.
+                    let until = if view.members.len() == 1 {
+                        Millis(0)
+                    } else {
+                        until
+                    };
+                    let had = self.shared.is_leased(cluster);
+                    self.shared.set_lease(cluster, until);
+                    if !had && self.shared.is_leased(cluster) {
                         self.shared.for_all_parts(|| shard::Item::Leased);
                     }
                 }
@@ -206,7 +252,9 @@ impl MembersActor {
                     let shared = self.shared.clone();
                     tokio::spawn(async move {
                         let Some(net) = shared.net() else { return };
-                        let Err(error) = net.dial(Some(name.as_str()), &addr).await else { return };
+                        let Err(error) = net.dial(Some(name.as_str()), &addr).await else {
+                            return;
+                        };
                         debug!(node = %shared.name, peer = %name, %addr, "link.dial: {error}");
                         if matches!(error, DialError::Refused { .. }) {
                             shared.members.push(Item::DialRefused { name, addr });
@@ -223,7 +271,10 @@ impl MembersActor {
                         "view.evicted: the others went on without this node; it starts over and joins them again");
                     self.shared.set_me(me.id.clone());
                     let view = s.machine.view();
-                    self.shared.for_all_parts(|| shard::Item::Dissolve { me: me.id.clone(), view: view.clone() });
+                    self.shared.for_all_parts(|| shard::Item::Dissolve {
+                        me: me.id.clone(),
+                        view: view.clone(),
+                    });
                     (s.epoch, s.sent, s.complete) = (view.epoch, 0, 0);
                     if let Some(net) = self.shared.net() {
                         net.set_identity(me);
@@ -250,7 +301,8 @@ impl MembersActor {
         let names: Vec<&str> = view.ids().map(|id| id.name.as_str()).collect();
         info!(node = %self.shared.name, epoch = view.epoch.0, members = ?names, "view.install");
         (s.epoch, s.sent, s.complete) = (view.epoch, 0, 0);
-        self.shared.for_all_parts(|| shard::Item::Install(view.clone()));
+        self.shared
+            .for_all_parts(|| shard::Item::Install(view.clone()));
     }
 
     /// What the node is doing. Without a lease for less than a lease's time it is not suspended yet: a change of
@@ -263,7 +315,11 @@ impl MembersActor {
             return status;
         }
         let since = *s.unleased_since.get_or_insert(now);
-        if now - since < self.shared.config.timings.lease { Status::Syncing } else { Status::Suspended }
+        if now - since < self.shared.config.timings.lease {
+            Status::Syncing
+        } else {
+            Status::Suspended
+        }
     }
 
     fn publish(&self, s: &mut State) {
@@ -282,7 +338,8 @@ impl MembersActor {
 /// What the machine says of itself.
 pub(crate) fn info_of(machine: &Members, status: Status) -> ViewInfo {
     let view = machine.view();
-    let names = |ids: &[NodeId]| -> Vec<NodeName> { ids.iter().map(|id| id.name.clone()).collect() };
+    let names =
+        |ids: &[NodeId]| -> Vec<NodeName> { ids.iter().map(|id| id.name.clone()).collect() };
     ViewInfo {
         cluster: view.cluster,
         epoch: view.epoch,
@@ -290,6 +347,10 @@ pub(crate) fn info_of(machine: &Members, status: Status) -> ViewInfo {
         leaving: names(&view.leaving),
         status,
         waiting_for: machine.waiting_for(),
-        possible_loss: machine.possible_loss().iter().map(|(epoch, nodes)| (*epoch, names(nodes))).collect(),
+        possible_loss: machine
+            .possible_loss()
+            .iter()
+            .map(|(epoch, nodes)| (*epoch, names(nodes)))
+            .collect(),
     }
 }

@@ -10,6 +10,34 @@ use crate::protocol::types::Key;
 /// After how many ticks a frame is taken for lost.
 const CREDIT_TICKS_MAX: u32 = 20;
 
+/// What a queued request is about; one that comes again meanwhile says nothing new.
+#[derive(PartialEq, Eq, Hash, Debug)]
+enum Ask {
+    Claim(Key),
+    Hold(Key),
+    Forward(u64),
+    Locate(u64),
+}
+
+impl Ask {
+    fn of(msg: &Msg) -> Option<Self> {
+        match msg {
+            Msg::Claim { key } => Some(Self::Claim(key.clone())),
+            Msg::Hold { key, .. } => Some(Self::Hold(key.clone())),
+            Msg::Forward { token, .. } => Some(Self::Forward(*token)),
+            Msg::Locate { token, .. } => Some(Self::Locate(*token)),
+            Msg::Put { .. }
+            | Msg::Done { .. }
+            | Msg::PutAck { .. }
+            | Msg::HoldAck { .. }
+            | Msg::OwnerIs { .. }
+            | Msg::Grant { .. }
+            | Msg::Reply { .. }
+            | Msg::Located { .. } => None,
+        }
+    }
+}
+
 /// The queue towards one peer.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -19,8 +47,10 @@ pub(super) struct Outbox {
     in_flight: bool,
     /// For how many ticks it has been.
     waited: u32,
-    answers: Vec<Msg>,
+    answers: VecDeque<Msg>,
     requests: VecDeque<Msg>,
+    /// What is in `requests`: it is not queued again while it waits.
+    asked: HashSet<Ask>,
     /// Keys whose latest state the peer must get, in the order in which they came to need it.
     puts: VecDeque<Key>,
     queued: HashSet<Key>,
@@ -35,13 +65,17 @@ impl Outbox {
             | Msg::OwnerIs { .. }
             | Msg::Grant { .. }
             | Msg::Reply { .. }
-            | Msg::Located { .. } => self.answers.push(msg),
+            | Msg::Located { .. } => self.answers.push_back(msg),
             Msg::Claim { .. }
             | Msg::Put { .. }
             | Msg::Hold { .. }
             | Msg::Done { .. }
             | Msg::Forward { .. }
-            | Msg::Locate { .. } => self.requests.push_back(msg),
+            | Msg::Locate { .. } => {
+                if Ask::of(&msg).is_none_or(|ask| self.asked.insert(ask)) {
+                    self.requests.push_back(msg);
+                }
+            }
         }
     }
 
@@ -78,6 +112,7 @@ impl Outbox {
     pub(super) fn clear(&mut self) {
         self.answers.clear();
         self.requests.clear();
+        self.asked.clear();
         self.puts.clear();
         self.queued.clear();
     }
@@ -88,14 +123,17 @@ impl Outbox {
         self.credits > 0 || !self.answers.is_empty() || waiting && !self.in_flight
     }
 
-    /// The answers to send.
-    pub(super) fn answers(&mut self) -> std::vec::Drain<'_, Msg> {
-        self.answers.drain(..)
+    /// The next answer to send.
+    pub(super) fn next_answer(&mut self) -> Option<Msg> {
+        self.answers.pop_front()
     }
 
     /// The next request to send; `put_of` knows the latest state of a key.
     pub(super) fn next_request(&mut self, put_of: impl Fn(&Key) -> Option<Msg>) -> Option<Msg> {
         if let Some(msg) = self.requests.pop_front() {
+            if let Some(ask) = Ask::of(&msg) {
+                self.asked.remove(&ask);
+            }
             return Some(msg);
         }
         while let Some(key) = self.puts.pop_front() {

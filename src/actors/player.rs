@@ -58,7 +58,20 @@ pub(crate) struct Start {
 }
 
 /// A registered [`GenServer`].
-pub(crate) struct Hosted<G>(pub(crate) G);
+pub(crate) struct Hosted<G> {
+    server: G,
+    /// Asked for once: user code has no business in the supervisor.
+    restart: Restart,
+}
+
+impl<G: GenServer> Hosted<G> {
+    pub(crate) fn new(server: G) -> Self {
+        Self {
+            restart: server.restart(),
+            server,
+        }
+    }
+}
 
 impl<G: GenServer> ServerType for Hosted<G> {
     fn name(&self) -> &'static str {
@@ -66,12 +79,17 @@ impl<G: GenServer> ServerType for Hosted<G> {
     }
 
     fn restart(&self) -> Restart {
-        self.0.restart()
+        self.restart
     }
 
     fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Option<ActorRef<Run>> {
-        let player = Player { server: self, start };
-        ractor::ActorRuntime::spawn_linked_instant(None, player, (), supervisor).ok().map(|(actor, _)| actor)
+        let player = Player {
+            server: self,
+            start,
+        };
+        ractor::ActorRuntime::spawn_linked_instant(None, player, (), supervisor)
+            .ok()
+            .map(|(actor, _)| actor)
     }
 }
 
@@ -126,24 +144,45 @@ impl<G: GenServer> Actor for Player<G> {
 
 impl<G: GenServer> Player<G> {
     fn tell(&self, ran: Ran) {
-        let Start { key, gen_, instance, inbox, .. } = &self.start;
-        inbox.push(Item::Ran { key: key.clone(), gen_: *gen_, instance: *instance, ran });
+        let Start {
+            key,
+            gen_,
+            instance,
+            inbox,
+            ..
+        } = &self.start;
+        inbox.push(Item::Ran {
+            key: key.clone(),
+            gen_: *gen_,
+            instance: *instance,
+            ran,
+        });
     }
 
     /// Handles one request. What it returns is not yet backed up; where it panics, nothing happened.
     async fn run(&self, request: Request, live: &mut Option<Live<G::State>>) -> Ran {
-        let server = &self.server.0;
+        let server = &self.server.server;
         let name = self.start.key.name();
         let live = match live {
             Some(live) => live,
             None => live.insert(self.revive()),
         };
         if let Some(reply) = request.id.as_ref().and_then(|id| live.ring.lookup(id)) {
-            return Ran::Done { reply: reply.clone(), data: None };
+            return Ran::Done {
+                reply: reply.clone(),
+                data: None,
+            };
+        }
+        if request.again && live.ring.has_rolled() {
+            return Ran::Unknown;
         }
         let call = match wire::decode::<G::Call>(&request.payload) {
             Ok(call) => call,
-            Err(reason) => return failed(&CallFailure::Codec(format!("the call of '{name}': {reason}"))),
+            Err(reason) => {
+                return failed(&CallFailure::Codec(format!(
+                    "the call of '{name}': {reason}"
+                )));
+            }
         };
         let reply = server.handle_call(name, call, &mut live.state).await;
         let reply = encoded(&reply, "reply");
@@ -155,8 +194,14 @@ impl<G: GenServer> Player<G> {
             live.ring.remember(id, reply.clone());
         }
         live.last = state.clone();
-        let snapshot = Snapshot { ring: live.ring.clone(), state };
-        Ran::Done { reply, data: Some(encoded(&snapshot, "state")) }
+        let snapshot = Snapshot {
+            ring: live.ring.clone(),
+            state,
+        };
+        Ran::Done {
+            reply,
+            data: Some(encoded(&snapshot, "state")),
+        }
     }
 
     /// The state that the actor starts with.
@@ -164,14 +209,22 @@ impl<G: GenServer> Player<G> {
         let name = self.start.key.name();
         let data = &self.start.data;
         if data.is_empty() {
-            let state = self.server.0.init(name);
+            let state = self.server.server.init(name);
             // Nothing is backed up yet, so that the first call writes whatever it leaves behind.
-            return Live { ring: Ring::default(), state, last: Bytes::new() };
+            return Live {
+                ring: Ring::default(),
+                state,
+                last: Bytes::new(),
+            };
         }
         let restored = wire::decode::<Snapshot>(data)
             .and_then(|snapshot| Ok((wire::decode(&snapshot.state)?, snapshot)));
         match restored {
-            Ok((state, snapshot)) => Live { ring: snapshot.ring, state, last: snapshot.state },
+            Ok((state, snapshot)) => Live {
+                ring: snapshot.ring,
+                state,
+                last: snapshot.state,
+            },
             Err(reason) => panic!("the backup of '{name}' cannot be read: {reason}"),
         }
     }
@@ -216,7 +269,9 @@ fn install_hook() {
         panic::set_hook(Box::new(move |info| {
             let inside = PANIC.try_with(|report| match &mut *report.borrow_mut() {
                 Some(report) => {
-                    let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line()));
+                    let place = info
+                        .location()
+                        .map(|l| format!(" ({}:{})", l.file(), l.line()));
                     *report = Some(message(info.payload()) + &place.unwrap_or_default());
                     true
                 }
@@ -231,7 +286,8 @@ fn install_hook() {
 
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it panicked".to_owned())
 }
 
 #[cfg(test)]
@@ -241,7 +297,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_becomes_a_report_with_its_place() {
         let report = contained(async { panic!("bad argument: {}", 7) }).await;
-        let report: String = report.err().unwrap_or_else(|| unreachable!("it panics")).to_string();
+        let report: String = report
+            .err()
+            .unwrap_or_else(|| unreachable!("it panics"))
+            .to_string();
         assert!(report.starts_with("bad argument: 7 (src"), "{report}");
         assert_eq!(contained(async { 5 }).await, Ok(5));
     }

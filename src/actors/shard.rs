@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,13 +48,27 @@ pub(crate) type Local = (Key, Bytes, u64, Vec<NodeId>);
 /// What reaches a part.
 pub(crate) enum Item {
     /// A client asks.
-    Request { token: u64, key: Key, request: Request, port: oneshot::Sender<Answer> },
+    Request {
+        token: u64,
+        key: Key,
+        request: Request,
+        port: oneshot::Sender<Answer>,
+    },
     /// A client asks where an actor is.
-    Locate { token: u64, key: Key, port: oneshot::Sender<Result<Option<Located>, Answer>> },
+    Locate {
+        token: u64,
+        key: Key,
+        port: oneshot::Sender<Result<Option<Located>, Answer>>,
+    },
     /// The client gave up.
     Cancel { key: Key, token: u64 },
     /// A player handled a request.
-    Ran { key: Key, gen_: Epoch, instance: u64, ran: Ran },
+    Ran {
+        key: Key,
+        gen_: Epoch,
+        instance: u64,
+        ran: Ran,
+    },
     /// A backoff is over.
     Restart { key: Key, gen_: Epoch },
     /// A frame of a peer.
@@ -73,9 +88,15 @@ pub(crate) enum Item {
     /// Give back requests that have not started.
     Refuse,
     /// List the actors of a kind.
-    Local { kind: Kind, port: oneshot::Sender<Vec<Local>> },
+    Local {
+        kind: Kind,
+        port: oneshot::Sender<Vec<Local>>,
+    },
     /// Kill a player.
-    Kill { key: Key, port: oneshot::Sender<bool> },
+    Kill {
+        key: Key,
+        port: oneshot::Sender<bool>,
+    },
     /// This life of the node is over: forget everything, and go on as another.
     Dissolve { me: NodeId, view: View },
 }
@@ -118,7 +139,9 @@ pub(crate) struct State {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("machine", &self.machine).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("machine", &self.machine)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,7 +150,11 @@ impl Actor for ShardActor {
     type State = State;
     type Arguments = View;
 
-    async fn pre_start(&self, myself: ActorRef<Wake>, view: View) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Wake>,
+        view: View,
+    ) -> Result<State, ActorProcessingErr> {
         let inbox = self.inbox().clone();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(TICK);
@@ -157,7 +184,12 @@ impl Actor for ShardActor {
         })
     }
 
-    async fn handle(&self, myself: ActorRef<Wake>, Wake: Wake, s: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Wake>,
+        Wake: Wake,
+        s: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         // One round at a time, so that supervision and other actors get their turn between two.
         if self.round(&myself, s) {
             let _ = myself.cast(Wake);
@@ -173,8 +205,13 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         let (id, abnormal) = match event {
             SupervisionEvent::ActorFailed(cell, _) => (cell.get_id(), true),
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                (cell.get_id(), reason.as_deref().is_some_and(|r| r == "killed"))
+            SupervisionEvent::ActorTerminated(cell, state, reason) => {
+                // It holds the user's state, whose destructor is user code.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(state)));
+                (
+                    cell.get_id(),
+                    reason.as_deref().is_some_and(|r| r == "killed"),
+                )
             }
             SupervisionEvent::ActorStarted(_)
             | SupervisionEvent::ProcessGroupChanged(_)
@@ -184,7 +221,9 @@ impl Actor for ShardActor {
         if self.round(&myself, s) {
             let _ = myself.cast(Wake);
         }
-        let Some((key, instance)) = s.actors.remove(&id) else { return Ok(()) };
+        let Some((key, instance)) = s.actors.remove(&id) else {
+            return Ok(());
+        };
         let current = s.players.get(&key).filter(|p| p.instance == instance);
         if let Some(player) = current {
             let gen_ = player.gen_;
@@ -192,9 +231,25 @@ impl Actor for ShardActor {
             let verdict = self.verdict(s, &key, abnormal);
             info!(node = %self.shared.name, key = key.name(), "player.exit {verdict:?}");
             match verdict {
-                Verdict::Down => self.step(&myself, s, Input::Exited { key, gen_, again: false }),
+                Verdict::Down => self.step(
+                    &myself,
+                    s,
+                    Input::Exited {
+                        key,
+                        gen_,
+                        again: false,
+                    },
+                ),
                 Verdict::Again(wait) => {
-                    self.step(&myself, s, Input::Exited { key: key.clone(), gen_, again: true });
+                    self.step(
+                        &myself,
+                        s,
+                        Input::Exited {
+                            key: key.clone(),
+                            gen_,
+                            again: true,
+                        },
+                    );
                     if wait.is_zero() {
                         self.step(&myself, s, Input::Restart { key, gen_ });
                     } else {
@@ -227,7 +282,12 @@ impl ShardActor {
     fn round(&self, myself: &ActorRef<Wake>, s: &mut State) -> bool {
         let mut items = std::mem::take(&mut s.items);
         let any = self.inbox().take(&mut items);
+        let mut ticked = false;
         for item in items.drain(..) {
+            // After a stall, ticks have piled up; one says it all.
+            if matches!(item, Item::Tick) && std::mem::replace(&mut ticked, true) {
+                continue;
+            }
             self.item(myself, s, item);
         }
         s.items = items;
@@ -239,9 +299,22 @@ impl ShardActor {
 
     fn item(&self, myself: &ActorRef<Wake>, s: &mut State, item: Item) {
         match item {
-            Item::Request { token, key, request, port } => {
+            Item::Request {
+                token,
+                key,
+                request,
+                port,
+            } => {
                 s.calls.insert(token, port);
-                self.step(myself, s, Input::Request { token, key, request });
+                self.step(
+                    myself,
+                    s,
+                    Input::Request {
+                        token,
+                        key,
+                        request,
+                    },
+                );
             }
             Item::Locate { token, key, port } => {
                 s.locates.insert(token, port);
@@ -252,7 +325,12 @@ impl ShardActor {
                 s.locates.remove(&token);
                 self.step(myself, s, Input::Cancel { key, token });
             }
-            Item::Ran { key, gen_, instance, ran } => {
+            Item::Ran {
+                key,
+                gen_,
+                instance,
+                ran,
+            } => {
                 if s.players.get(&key).is_some_and(|p| p.instance == instance) {
                     self.step(myself, s, Input::Ran { key, gen_, ran });
                 }
@@ -280,7 +358,10 @@ impl ShardActor {
                 if s.histories.len() > HISTORIES_MAX {
                     let now = Instant::now();
                     s.histories.retain(|key, history| {
-                        self.shared.types.get(&key.kind()).is_some_and(|t| !history.is_calm(now, &t.restart()))
+                        self.shared
+                            .types
+                            .get(&key.kind())
+                            .is_some_and(|t| !history.is_calm(now, &t.restart()))
                     });
                 }
                 self.step(myself, s, Input::Tick);
@@ -296,13 +377,22 @@ impl ShardActor {
                     .owned()
                     .filter(|(key, ..)| key.kind() == kind)
                     .map(|(key, data, ver, keepers)| {
-                        (key.clone(), data.clone(), ver, keepers.into_iter().cloned().collect())
+                        (
+                            key.clone(),
+                            data.clone(),
+                            ver,
+                            keepers.into_iter().cloned().collect(),
+                        )
                     })
                     .collect();
                 let _ = port.send(local);
             }
             Item::Kill { key, port } => {
                 let actor = s.players.get(&key).and_then(|p| p.actor.as_ref());
+                // The end of one that is not linked to its supervisor yet would be reported to nobody.
+                if actor.is_some_and(|actor| actor.get_status() < ractor::ActorStatus::Running) {
+                    return self.inbox().push(Item::Kill { key, port });
+                }
                 if let Some(actor) = actor {
                     actor.kill();
                 }
@@ -315,9 +405,14 @@ impl ShardActor {
                     }
                 }
                 s.outboxes.clear();
+                s.early.clear();
                 let old = std::mem::replace(&mut s.machine, self.machine(me, view));
                 for (token, maybe) in old.dissolve() {
-                    let answer = if maybe { Answer::Unknown } else { Answer::NotServing };
+                    let answer = if maybe {
+                        Answer::Unknown
+                    } else {
+                        Answer::NotServing
+                    };
                     self.answer(s, token, answer);
                 }
             }
@@ -327,7 +422,8 @@ impl ShardActor {
     /// One step of the machine, with everything that it wants done.
     fn step(&self, myself: &ActorRef<Wake>, s: &mut State, input: Input) {
         let mut effects = std::mem::take(&mut s.effects);
-        s.machine.handle(self.shared.is_leased(), input, &mut effects);
+        let leased = self.shared.is_leased(s.machine.view().cluster);
+        s.machine.handle(leased, input, &mut effects);
         let mut undeliverable = Vec::new();
         for effect in effects.drain(..) {
             match effect {
@@ -335,7 +431,11 @@ impl ShardActor {
                 Effect::Put { to, key } => s.outboxes.entry(to).or_default().put(key),
                 Effect::Start { key, gen_, data } => self.start(myself, s, key, gen_, data),
                 Effect::Run { key, gen_, request } => match s.players.get(&key) {
-                    Some(Player { actor: Some(actor), gen_: current, .. }) if *current == gen_ => {
+                    Some(Player {
+                        actor: Some(actor),
+                        gen_: current,
+                        ..
+                    }) if *current == gen_ => {
                         // If it has just ended, its end is reported, and its successor gets the request.
                         let _ = actor.cast(Run(request));
                     }
@@ -343,7 +443,9 @@ impl ShardActor {
                 },
                 Effect::Stop { key, gen_ } => {
                     if s.players.get(&key).is_some_and(|p| p.gen_ == gen_)
-                        && let Some(Player { actor: Some(actor), .. }) = s.players.remove(&key)
+                        && let Some(Player {
+                            actor: Some(actor), ..
+                        }) = s.players.remove(&key)
                     {
                         actor.stop(None);
                     }
@@ -368,7 +470,8 @@ impl ShardActor {
                 }
                 Effect::Progress(epoch, progress) => {
                     debug!(node = %self.shared.name, epoch = epoch.0, part = self.index, "barrier {progress:?}");
-                    self.shared.progress(self.index, epoch, progress == Progress::Complete);
+                    self.shared
+                        .progress(self.index, epoch, progress == Progress::Complete);
                 }
                 Effect::Quiet => {
                     if let Some(port) = s.quiet.take() {
@@ -401,18 +504,38 @@ impl ShardActor {
         let instance = s.instances;
         let inbox = self.inbox().clone();
         let node = self.shared.name.clone();
-        let start = Start { key: key.clone(), gen_, instance, data, inbox, node };
+        let start = Start {
+            key: key.clone(),
+            gen_,
+            instance,
+            data,
+            inbox,
+            node,
+        };
         let server = self.shared.types.get(&key.kind()).cloned();
         let actor = server.and_then(|server| server.start(start, myself.get_cell()));
         if let Some(actor) = &actor {
             s.actors.insert(actor.get_id(), (key.clone(), instance));
         }
-        s.players.insert(key, Player { instance, gen_, actor });
+        s.players.insert(
+            key,
+            Player {
+                instance,
+                gen_,
+                actor,
+            },
+        );
     }
 
     fn verdict(&self, s: &mut State, key: &Key, abnormal: bool) -> Verdict {
-        let Some(server) = self.shared.types.get(&key.kind()) else { return Verdict::Down };
-        s.histories.entry(key.clone()).or_default().exited(Instant::now(), &server.restart(), abnormal)
+        let Some(server) = self.shared.types.get(&key.kind()) else {
+            return Verdict::Down;
+        };
+        s.histories.entry(key.clone()).or_default().exited(
+            Instant::now(),
+            &server.restart(),
+            abnormal,
+        )
     }
 
     fn frame(&self, myself: &ActorRef<Wake>, s: &mut State, from: &NodeId, bytes: &[u8]) {
@@ -435,7 +558,11 @@ impl ShardActor {
         for msg in messages {
             match msg {
                 Ok(msg) => {
-                    let input = Input::Message { from: from.clone(), epoch: header.epoch, msg };
+                    let input = Input::Message {
+                        from: from.clone(),
+                        epoch: header.epoch,
+                        msg,
+                    };
                     self.step(myself, s, input);
                 }
                 Err(error) => return self.shared.malformed(from, &error),
@@ -448,14 +575,23 @@ impl ShardActor {
         let has = s.machine.has_data();
         if has != s.had_data {
             s.had_data = has;
-            self.shared.members.push(super::members::Item::HasData { part: self.index, has });
+            self.shared.members.push(super::members::Item::HasData {
+                part: self.index,
+                has,
+            });
         }
-        let State { machine, outboxes, .. } = s;
+        let State {
+            machine, outboxes, ..
+        } = s;
         let (cluster, epoch) = (machine.view().cluster, machine.epoch());
         for (peer, outbox) in outboxes.iter_mut() {
             while outbox.is_ready() {
                 let mut frame = Frame::default();
-                outbox.answers().for_each(|msg| frame.push(&msg));
+                while !frame.is_full()
+                    && let Some(msg) = outbox.next_answer()
+                {
+                    frame.push(&msg);
+                }
                 let mut wants_credit = false;
                 while !outbox.is_in_flight()
                     && !frame.is_full()
@@ -470,7 +606,12 @@ impl ShardActor {
                 if wants_credit {
                     outbox.sent();
                 }
-                let header = Header::new(cluster, epoch, std::mem::take(&mut outbox.credits), wants_credit);
+                let header = Header::new(
+                    cluster,
+                    epoch,
+                    std::mem::take(&mut outbox.credits),
+                    wants_credit,
+                );
                 if !self.shared.send(peer, self.index, frame.finish(header)) {
                     // Not connected: what matters is sent again when it is.
                     outbox.clear();

@@ -12,10 +12,10 @@ use tracing::{error, warn};
 use crate::config::Config;
 use crate::info::ViewInfo;
 use crate::net::{Event, Net};
+use crate::protocol::SHARDS;
 use crate::protocol::members::{Msg, Status};
 use crate::protocol::types::{ClusterId, Epoch, Kind, Millis, NodeId, NodeName};
 use crate::protocol::view::View;
-use crate::protocol::SHARDS;
 use crate::wire::{self, DecodeError};
 
 use super::inbox::Inbox;
@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     /// The node's monotonic clock counts from here.
     start: Instant,
     lease_until: AtomicU64,
+    /// The line of views that the lease is of.
+    lease_of: AtomicU64,
     tokens: AtomicU64,
 }
 
@@ -72,6 +74,7 @@ impl Shared {
             me: RwLock::new(me),
             start: Instant::now(),
             lease_until: AtomicU64::new(0),
+            lease_of: AtomicU64::new(cluster.0),
             tokens: AtomicU64::new(0),
         }
     }
@@ -88,7 +91,10 @@ impl Shared {
 
     /// This life of the node.
     pub(crate) fn me(&self) -> NodeId {
-        self.me.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.me
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn set_me(&self, me: NodeId) {
@@ -100,13 +106,20 @@ impl Shared {
         Millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Whether this node may answer clients.
-    pub(crate) fn is_leased(&self) -> bool {
-        self.now().0 < self.lease_until.load(Ordering::Acquire)
+    /// Whether this node may answer clients as a member of `cluster`. A lease says nothing about another line of
+    /// views: a part may still be at work in an earlier life of the node.
+    pub(crate) fn is_leased(&self, cluster: ClusterId) -> bool {
+        let until = self.lease_until.load(Ordering::SeqCst);
+        self.now().0 < until && self.lease_of.load(Ordering::SeqCst) == cluster.0
     }
 
-    pub(crate) fn set_lease(&self, until: Millis) {
-        self.lease_until.store(until.0, Ordering::Release);
+    pub(crate) fn set_lease(&self, cluster: ClusterId, until: Millis) {
+        if self.lease_of.load(Ordering::SeqCst) != cluster.0 {
+            // Never the new line's name with the old one's time.
+            self.lease_until.store(0, Ordering::SeqCst);
+            self.lease_of.store(cluster.0, Ordering::SeqCst);
+        }
+        self.lease_until.store(until.0, Ordering::SeqCst);
     }
 
     /// A name for a request of a client of this node.
@@ -136,7 +149,11 @@ impl Shared {
 
     /// The barrier of a part went on.
     pub(crate) fn progress(&self, part: usize, epoch: Epoch, complete: bool) {
-        self.members.push(members::Item::Progress { part, epoch, complete });
+        self.members.push(members::Item::Progress {
+            part,
+            epoch,
+            complete,
+        });
     }
 
     /// A peer sent what cannot be read; that frame is dropped from there on.
@@ -183,6 +200,8 @@ impl Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }

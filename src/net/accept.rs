@@ -31,12 +31,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Without an address it is the port that this name had before, then one that no other name had, then any.
 pub(super) async fn bind(config: &NetConfig) -> Result<TcpListener, StartError> {
     if let Some(addr) = config.listen {
-        let failed = |source| StartError::Listen { addr: addr.to_string(), source };
+        let failed = |source| StartError::Listen {
+            addr: addr.to_string(),
+            source,
+        };
         return TcpListener::bind(addr).await.map_err(failed);
     }
-    let before = config.before.filter(|addr| addr.ip().is_loopback()).map(|addr| addr.port());
+    let before = config
+        .before
+        .filter(|addr| addr.ip().is_loopback())
+        .map(|addr| addr.port());
     let before = before.filter(|port| config.ports.contains(port));
-    let (taken, free): (Vec<u16>, Vec<u16>) = config.ports.clone().partition(|port| config.avoid.contains(port));
+    let (taken, free): (Vec<u16>, Vec<u16>) = config
+        .ports
+        .clone()
+        .partition(|port| config.avoid.contains(port));
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for port in before.into_iter().chain(free).chain(taken) {
         match TcpListener::bind(loopback(port)).await {
@@ -44,7 +53,11 @@ pub(super) async fn bind(config: &NetConfig) -> Result<TcpListener, StartError> 
             Err(e) => last = e,
         }
     }
-    let addr = format!("127.0.0.1, ports {} to {}", config.ports.start(), config.ports.end());
+    let addr = format!(
+        "127.0.0.1, ports {} to {}",
+        config.ports.start(),
+        config.ports.end()
+    );
     Err(StartError::Listen { addr, source: last })
 }
 
@@ -78,11 +91,17 @@ pub(super) async fn run(hub: Arc<Hub>, listener: TcpListener) {
             oldest.abort();
             count(&hub.tally.crowded);
             if let Some(suppressed) = hub.refusals.strangers.pass() {
-                tracing::warn!(suppressed, "too many handshakes at a time: the oldest is given up");
+                tracing::warn!(
+                    suppressed,
+                    "too many handshakes at a time: the oldest is given up"
+                );
             }
         }
         waiting.next += 1;
-        let place = Place { number: waiting.next, unproven: Arc::clone(&unproven) };
+        let place = Place {
+            number: waiting.next,
+            unproven: Arc::clone(&unproven),
+        };
         let number = place.number;
         let task = tokio::spawn(handshake_within_time(Arc::clone(&hub), stream, addr, place));
         // The task cannot have left its place before it is there: it needs the lock for that.
@@ -106,11 +125,20 @@ async fn handshake_within_time(hub: Arc<Hub>, stream: TcpStream, addr: SocketAdd
     match timeout(HANDSHAKE_MAX, serve(&hub, stream, addr, place)).await {
         Ok(Ok(())) => {}
         Ok(Err(ended)) => hub.log_ended(&ended, &addr.to_string(), false),
-        Err(_) => hub.log_ended(&Ended::Io(io::ErrorKind::TimedOut.into()), &addr.to_string(), false),
+        Err(_) => hub.log_ended(
+            &Ended::Io(io::ErrorKind::TimedOut.into()),
+            &addr.to_string(),
+            false,
+        ),
     }
 }
 
-async fn serve(hub: &Arc<Hub>, mut stream: TcpStream, addr: SocketAddr, place: Place) -> Result<(), Ended> {
+async fn serve(
+    hub: &Arc<Hub>,
+    mut stream: TcpStream,
+    addr: SocketAddr,
+    place: Place,
+) -> Result<(), Ended> {
     stream.set_nodelay(true)?;
     let attempt = hub.begin();
     let request = handshake::receive_request(&mut stream, &hub.config.cookie, &attempt.us).await?;
@@ -157,15 +185,23 @@ impl Hub {
             Ended::Refused(refusal) | Ended::Refusing(refusal) => match refusal {
                 Refusal::Version(..) => (&tally.refused_version, &logs.version),
                 Refusal::Cookie => (&tally.refused_cookie, &logs.cookie),
-                Refusal::Myself | Refusal::NameInUse | Refusal::WrongName(_) => (&tally.refused_name, &logs.name),
+                Refusal::Myself | Refusal::NameInUse | Refusal::WrongName(_) => {
+                    (&tally.refused_name, &logs.name)
+                }
                 Refusal::Stale(_) => (&tally.refused_stale, &logs.stale),
-                Refusal::AlreadyConnected | Refusal::Busy => (&tally.refused_duplicate, &logs.strangers),
+                Refusal::AlreadyConnected | Refusal::Busy => {
+                    (&tally.refused_duplicate, &logs.strangers)
+                }
                 Refusal::Malformed => (&tally.not_a_node, &logs.strangers),
             },
         };
         count(counter);
         let quiet = matches!(ended, Ended::Io(_))
-            || matches!(ended, Ended::Refused(Refusal::AlreadyConnected) | Ended::Refusing(Refusal::AlreadyConnected));
+            || matches!(
+                ended,
+                Ended::Refused(Refusal::AlreadyConnected)
+                    | Ended::Refusing(Refusal::AlreadyConnected)
+            );
         if quiet {
             tracing::debug!(peer = %addr, initiated, reason = %ended, "handshake not finished");
         } else if let Some(suppressed) = throttle.pass() {

@@ -36,14 +36,25 @@ pub(super) enum Choice {
 /// The acceptor's first answer. An existing link to an older life must not be passed in: it never stays.
 pub(super) fn verdict(me: &NodeName, peer: &NodeName, existing: Option<Existing>) -> Verdict {
     match existing {
-        Some(existing) if existing.outbound && !existing.up && me < peer => Verdict::Refuse(Refusal::AlreadyConnected),
-        existing => Verdict::Accept { have: existing.map(|existing| existing.id) },
+        Some(existing) if existing.outbound && !existing.up && me < peer => {
+            Verdict::Refuse(Refusal::AlreadyConnected)
+        }
+        existing => Verdict::Accept {
+            have: existing.map(|existing| existing.id),
+        },
     }
 }
 
 /// The initiator's decision, knowing which link the acceptor has.
-pub(super) fn commit(me: &NodeName, peer: &NodeName, existing: Option<Existing>, have: Option<u64>) -> Choice {
-    let Some(existing) = existing else { return Choice::Take };
+pub(super) fn commit(
+    me: &NodeName,
+    peer: &NodeName,
+    existing: Option<Existing>,
+    have: Option<u64>,
+) -> Choice {
+    let Some(existing) = existing else {
+        return Choice::Take;
+    };
     if have == Some(existing.id) {
         return Choice::Keep;
     }
@@ -58,7 +69,12 @@ pub(super) fn commit(me: &NodeName, peer: &NodeName, existing: Option<Existing>,
 }
 
 /// The acceptor's decision when the initiator has committed itself, knowing what the acceptor had (`have`).
-pub(super) fn accept(me: &NodeName, peer: &NodeName, existing: Option<Existing>, have: Option<u64>) -> Choice {
+pub(super) fn accept(
+    me: &NodeName,
+    peer: &NodeName,
+    existing: Option<Existing>,
+    have: Option<u64>,
+) -> Choice {
     match existing {
         None => Choice::Take,
         // The initiator knew of it and does not have it.
@@ -70,7 +86,11 @@ pub(super) fn accept(me: &NodeName, peer: &NodeName, existing: Option<Existing>,
 }
 
 fn by_name(initiator_is_lower: bool) -> Choice {
-    if initiator_is_lower { Choice::Take } else { Choice::Keep }
+    if initiator_is_lower {
+        Choice::Take
+    } else {
+        Choice::Keep
+    }
 }
 
 /// The latest life heard of, per name.
@@ -88,7 +108,9 @@ impl Known {
     pub(super) fn admit(&mut self, face: &Face) -> Result<(), u64> {
         let id = &face.member.id;
         if let Some((incarnation, boot)) = self.lives.get_mut(&id.name) {
-            if id.incarnation < *incarnation || (id.incarnation == *incarnation && face.boot != *boot) {
+            if id.incarnation < *incarnation
+                || (id.incarnation == *incarnation && face.boot != *boot)
+            {
                 return Err(*incarnation);
             }
             (*incarnation, *boot) = (id.incarnation, face.boot);
@@ -100,7 +122,8 @@ impl Known {
             self.lives.remove(&oldest);
         }
         self.order.push_back(id.name.clone());
-        self.lives.insert(id.name.clone(), (id.incarnation, face.boot));
+        self.lives
+            .insert(id.name.clone(), (id.incarnation, face.boot));
         Ok(())
     }
 }

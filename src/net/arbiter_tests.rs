@@ -6,15 +6,30 @@ use super::*;
 use crate::protocol::types::{Member, NodeId};
 
 fn face(name: &str, incarnation: u64, boot: u64) -> Face {
-    Face { member: Member { id: NodeId::new(name, incarnation), addr: "h:1".into() }, boot, tag: 0 }
+    Face {
+        member: Member {
+            id: NodeId::new(name, incarnation),
+            addr: "h:1".into(),
+        },
+        boot,
+        tag: 0,
+    }
 }
 
 #[test]
 fn a_life_that_is_over_is_known_by_a_later_one() {
     let mut known = Known::default();
     assert_eq!(known.admit(&face("a@h", 5, 1)), Ok(()));
-    assert_eq!(known.admit(&face("a@h", 5, 1)), Ok(()), "the same process again");
-    assert_eq!(known.admit(&face("a@h", 5, 2)), Err(5), "another process with the same number");
+    assert_eq!(
+        known.admit(&face("a@h", 5, 1)),
+        Ok(()),
+        "the same process again"
+    );
+    assert_eq!(
+        known.admit(&face("a@h", 5, 2)),
+        Err(5),
+        "another process with the same number"
+    );
     assert_eq!(known.admit(&face("a@h", 4, 1)), Err(5), "an older life");
     assert_eq!(known.admit(&face("a@h", 6, 2)), Ok(()));
     assert_eq!(known.admit(&face("b@h", 1, 3)), Ok(()), "another name");
@@ -26,7 +41,10 @@ fn only_so_many_names_are_known() {
     for n in 0..2 * KNOWN_MAX {
         known.admit(&face(&format!("n{n}@h"), 9, 1)).unwrap();
     }
-    assert_eq!((known.lives.len(), known.order.len()), (KNOWN_MAX, KNOWN_MAX));
+    assert_eq!(
+        (known.lives.len(), known.order.len()),
+        (KNOWN_MAX, KNOWN_MAX)
+    );
     assert_eq!(known.admit(&face("n0@h", 1, 1)), Ok(()), "forgotten");
 }
 
@@ -68,7 +86,10 @@ struct Sim {
 
 impl Sim {
     fn random(&mut self, below: usize) -> usize {
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         ((self.seed >> 33) as usize) % below
     }
 
@@ -104,7 +125,12 @@ impl Sim {
         }
         self.ends[end].serial += 1;
         let serial = self.ends[end].serial;
-        self.ends[end].entry = Some(Entry { id, up: false, outbound, serial });
+        self.ends[end].entry = Some(Entry {
+            id,
+            up: false,
+            outbound,
+            serial,
+        });
     }
 
     fn drop_link(&mut self, end: usize, id: u64) {
@@ -166,7 +192,11 @@ impl Sim {
         loop {
             let mut ready = Vec::new();
             for (link, wire) in self.wires.iter().enumerate() {
-                ready.extend((0..2).filter(|end| !wire[*end].is_empty()).map(|end| (link, end)));
+                ready.extend(
+                    (0..2)
+                        .filter(|end| !wire[*end].is_empty())
+                        .map(|end| (link, end)),
+                );
             }
             if ready.is_empty() && dials == 0 {
                 return;
@@ -201,7 +231,10 @@ impl Sim {
     fn agreed(&self) -> Option<u64> {
         match (self.ends[0].entry, self.ends[1].entry) {
             (Some(one), Some(two)) => {
-                assert!(one.up && two.up && one.id == two.id && one.outbound != two.outbound, "{one:?} {two:?}");
+                assert!(
+                    one.up && two.up && one.id == two.id && one.outbound != two.outbound,
+                    "{one:?} {two:?}"
+                );
                 Some(one.id)
             }
             (None, None) => None,
@@ -211,7 +244,11 @@ impl Sim {
 }
 
 fn sim(seed: u64) -> Sim {
-    Sim { ends: Default::default(), wires: Vec::new(), seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+    Sim {
+        ends: Default::default(),
+        wires: Vec::new(),
+        seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+    }
 }
 
 #[test]

@@ -43,9 +43,14 @@ impl Cookie {
         match file {
             Some(path) => Self::read(path),
             None => {
-                let home = std::env::home_dir().filter(|home| home.is_absolute()).ok_or_else(|| {
-                    failed(Path::new("~").join(FILE), "there is no home directory; name a file with --cookie-file")
-                })?;
+                let home = std::env::home_dir()
+                    .filter(|home| home.is_absolute())
+                    .ok_or_else(|| {
+                        failed(
+                            Path::new("~").join(FILE),
+                            "there is no home directory; name a file with --cookie-file",
+                        )
+                    })?;
                 Self::read_or_create(&home.join(FILE))
             }
         }
@@ -71,26 +76,43 @@ impl Cookie {
             .create_new(true)
             .mode(0o600)
             .open(&draft)
-            .and_then(|mut file| file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|mut file| {
+                file.write_all(secret.as_bytes())
+                    .and_then(|()| file.sync_all())
+            })
             .and_then(|()| match fs::hard_link(&draft, path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 done => done,
             });
         // The draft is of no more use, whatever happened; that it may not exist is fine.
         let _ = fs::remove_file(&draft);
-        written.map_err(|e| failed(path, format!("cannot be made: {e}; name another file with --cookie-file")))?;
+        written.map_err(|e| {
+            failed(
+                path,
+                format!("cannot be made: {e}; name another file with --cookie-file"),
+            )
+        })?;
         Self::read(path)
     }
 
     fn read(path: &Path) -> Result<Self, StartError> {
-        let mut file = File::open(path)
-            .map_err(|e| failed(path, format!("cannot be read: {e}; copy it from another node of the cluster")))?;
-        let meta = file.metadata().map_err(|e| failed(path, format!("cannot be read: {e}")))?;
+        let mut file = File::open(path).map_err(|e| {
+            failed(
+                path,
+                format!("cannot be read: {e}; copy it from another node of the cluster"),
+            )
+        })?;
+        let meta = file
+            .metadata()
+            .map_err(|e| failed(path, format!("cannot be read: {e}")))?;
         if !meta.is_file() {
             return Err(failed(path, "is not a file"));
         }
         if meta.mode() & 0o077 != 0 {
-            return Err(failed(path, format!("others can read it; run: chmod 600 {}", path.display())));
+            return Err(failed(
+                path,
+                format!("others can read it; run: chmod 600 {}", path.display()),
+            ));
         }
         let mut secret = Vec::new();
         Read::by_ref(&mut file)
@@ -98,13 +120,22 @@ impl Cookie {
             .read_to_end(&mut secret)
             .map_err(|e| failed(path, format!("cannot be read: {e}")))?;
         if secret.len() as u64 > FILE_MAX {
-            return Err(failed(path, format!("is longer than {FILE_MAX} bytes; this is no cookie")));
+            return Err(failed(
+                path,
+                format!("is longer than {FILE_MAX} bytes; this is no cookie"),
+            ));
         }
-        while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        while secret
+            .last()
+            .is_some_and(|byte| matches!(byte, b'\n' | b'\r'))
+        {
             secret.pop();
         }
         if secret.is_empty() {
-            return Err(failed(path, "is empty; remove it, or copy it from another node of the cluster"));
+            return Err(failed(
+                path,
+                "is empty; remove it, or copy it from another node of the cluster",
+            ));
         }
         Ok(Self(secret))
     }
@@ -121,12 +152,16 @@ impl Cookie {
 
     /// What ractor gets as its cookie: derived, so that it says nothing about ours.
     pub(crate) fn for_ractor(&self) -> String {
-        self.mac("ractor", &[]).iter().map(|byte| format!("{byte:02x}")).collect()
+        self.mac("ractor", &[])
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// Every part goes in with its length, so that no two lists of parts look the same.
     fn keyed(&self, purpose: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0).expect("an HMAC takes keys of every length");
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0)
+            .expect("an HMAC takes keys of every length");
         for part in std::iter::once(&purpose.as_bytes()).chain(parts) {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
@@ -136,7 +171,10 @@ impl Cookie {
 }
 
 fn failed(path: impl Into<PathBuf>, reason: impl Into<String>) -> StartError {
-    StartError::Cookie { path: path.into(), reason: reason.into() }
+    StartError::Cookie {
+        path: path.into(),
+        reason: reason.into(),
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +200,11 @@ mod tests {
         assert_eq!(first.0.len(), 2 * RANDOM_BYTES);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(Cookie::read_or_create(&path).unwrap().0, first.0);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no draft is left"
+        );
     }
 
     #[test]
@@ -176,7 +218,10 @@ mod tests {
                 Cookie::read_or_create(&path).unwrap().0
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
         });
         assert!(secrets.iter().all(|secret| *secret == secrets[0]));
     }
@@ -187,7 +232,10 @@ mod tests {
         let path = dir.path().join("cookie");
         for mode in [0o640, 0o604, 0o660, 0o601] {
             write(&path, "secret", mode);
-            assert!(refusal(&path).contains(&format!("chmod 600 {}", path.display())), "{mode:o}");
+            assert!(
+                refusal(&path).contains(&format!("chmod 600 {}", path.display())),
+                "{mode:o}"
+            );
         }
     }
 

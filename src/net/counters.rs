@@ -88,7 +88,11 @@ pub(crate) struct Refusals {
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self { start: Instant::now(), next_ms: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            next_ms: AtomicU64::new(0),
+            suppressed: AtomicU64::new(0),
+        }
     }
 }
 
@@ -98,7 +102,12 @@ impl Throttle {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let next = self.next_ms.load(Relaxed);
         let interval = u64::try_from(Duration::from_secs(1).as_millis()).unwrap_or(1_000);
-        if now < next || self.next_ms.compare_exchange(next, now + interval, Relaxed, Relaxed).is_err() {
+        if now < next
+            || self
+                .next_ms
+                .compare_exchange(next, now + interval, Relaxed, Relaxed)
+                .is_err()
+        {
             count(&self.suppressed);
             return None;
         }
@@ -123,6 +132,12 @@ mod tests {
     fn counts_are_read_back() {
         let tally = Tally::default();
         count(&tally.strangers);
-        assert_eq!(tally.read(), Counters { strangers: 1, ..Counters::default() });
+        assert_eq!(
+            tally.read(),
+            Counters {
+                strangers: 1,
+                ..Counters::default()
+            }
+        );
     }
 }

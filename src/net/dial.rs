@@ -52,7 +52,9 @@ pub(crate) enum DialError {
         addr: String,
     },
     /// The two speak no common version. A retry is of no use.
-    #[error("{addr} speaks another version of the protocol ({min} to {max}): run the same release on both nodes")]
+    #[error(
+        "{addr} speaks another version of the protocol ({min} to {max}): run the same release on both nodes"
+    )]
     Version {
         /// Where.
         addr: String,
@@ -79,13 +81,17 @@ pub(crate) enum DialError {
     #[error("this is {0} itself; name another node")]
     Myself(NodeName),
     /// The other knows a later life of us: take an incarnation above that one, then dial again.
-    #[error("a later life of this node is known there (incarnation {known}): it has to go on as a new one")]
+    #[error(
+        "a later life of this node is known there (incarnation {known}): it has to go on as a new one"
+    )]
     Stale {
         /// The latest that the other knows.
         known: u64,
     },
     /// We know a later life of the other; it was told. Try again when it has taken a new incarnation.
-    #[error("{name} answers with an incarnation that is over ({known} is known): it takes a new one; try again")]
+    #[error(
+        "{name} answers with an incarnation that is over ({known} is known): it takes a new one; try again"
+    )]
     Outdated {
         /// The other.
         name: NodeName,
@@ -93,7 +99,9 @@ pub(crate) enum DialError {
         known: u64,
     },
     /// Another process, at that address or connected to it, has our name (or the dialled one's).
-    #[error("a living node at {addr}, or connected to it, has the same name: start one of the two under another name")]
+    #[error(
+        "a living node at {addr}, or connected to it, has the same name: start one of the two under another name"
+    )]
     NameInUse {
         /// Where.
         addr: String,
@@ -105,7 +113,9 @@ pub(crate) enum DialError {
         addr: String,
     },
     /// No link within the time. It may still come up.
-    #[error("no answer from {addr} within {timeout_ms} ms: check the address and the network, or try again")]
+    #[error(
+        "no answer from {addr} within {timeout_ms} ms: check the address and the network, or try again"
+    )]
     TimedOut {
         /// Where.
         addr: String,
@@ -118,10 +128,16 @@ pub(crate) enum DialError {
 }
 
 /// Dials, or joins a dial to the same place that is under way.
-pub(super) async fn dial(hub: &Arc<Hub>, expect: Option<&str>, addr: &str) -> Result<Member, DialError> {
-    let expected = |member: &Member| expect.is_none_or(|expect| names::matches(expect, &member.id.name));
+pub(super) async fn dial(
+    hub: &Arc<Hub>,
+    expect: Option<&str>,
+    addr: &str,
+) -> Result<Member, DialError> {
+    let expected =
+        |member: &Member| expect.is_none_or(|expect| names::matches(expect, &member.id.name));
     let full_name = expect.is_some_and(|expect| expect.contains('@'));
-    if let Some(member) = hub.up(|member| expected(member) && (full_name || *member.addr == *addr)) {
+    if let Some(member) = hub.up(|member| expected(member) && (full_name || *member.addr == *addr))
+    {
         return Ok(member);
     }
     let me = hub.me();
@@ -133,7 +149,11 @@ pub(super) async fn dial(hub: &Arc<Hub>, expect: Option<&str>, addr: &str) -> Re
         let key = (expect.map(str::to_owned), addr.to_owned());
         match dials.get(&key) {
             Some(outcome) => outcome.clone(),
-            None if dials.len() >= DIALS_MAX => return Err(DialError::Busy { addr: addr.to_owned() }),
+            None if dials.len() >= DIALS_MAX => {
+                return Err(DialError::Busy {
+                    addr: addr.to_owned(),
+                });
+            }
             None => {
                 let (done, outcome) = watch::channel(None);
                 dials.insert(key.clone(), outcome.clone());
@@ -156,35 +176,54 @@ async fn run(hub: Arc<Hub>, key: (Option<String>, String), done: watch::Sender<O
     let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     let result = match timeout(limit, connect_and_agree(&hub, expect.as_deref(), addr)).await {
         Ok(result) => result,
-        Err(_) => Err(DialError::TimedOut { addr: addr.clone(), timeout_ms }),
+        Err(_) => Err(DialError::TimedOut {
+            addr: addr.clone(),
+            timeout_ms,
+        }),
     };
     lock(&hub.dials).remove(&key);
     // Nobody may wait any more.
     let _ = done.send(Some(result));
 }
 
-async fn connect_and_agree(hub: &Arc<Hub>, expect: Option<&str>, addr: &str) -> Result<Member, DialError> {
+async fn connect_and_agree(
+    hub: &Arc<Hub>,
+    expect: Option<&str>,
+    addr: &str,
+) -> Result<Member, DialError> {
     let unreachable = |e: io::Error| match e.kind() {
-        io::ErrorKind::ConnectionRefused => DialError::Refused { addr: addr.to_owned() },
-        _ => DialError::Unreachable { addr: addr.to_owned(), reason: advice(&e) },
+        io::ErrorKind::ConnectionRefused => DialError::Refused {
+            addr: addr.to_owned(),
+        },
+        _ => DialError::Unreachable {
+            addr: addr.to_owned(),
+            reason: advice(&e),
+        },
     };
     let mut stream = connect(addr).await.map_err(unreachable)?;
     let attempt = hub.begin();
-    let proposal = match handshake::propose(&mut stream, &hub.config.cookie, &attempt.us, expect).await {
-        Ok(proposal) => proposal,
-        Err(Ended::Refused(Refusal::AlreadyConnected)) => return other_link(hub, expect, addr).await,
-        Err(ended) => return Err(explain(hub, ended, addr)),
-    };
+    let proposal =
+        match handshake::propose(&mut stream, &hub.config.cookie, &attempt.us, expect).await {
+            Ok(proposal) => proposal,
+            Err(Ended::Refused(Refusal::AlreadyConnected)) => {
+                return other_link(hub, expect, addr).await;
+            }
+            Err(ended) => return Err(explain(hub, ended, addr)),
+        };
     let peer = proposal.peer.member.clone();
     if let Err(refusal) = hub.admit(&proposal.peer) {
         tell(&mut stream, refusal.clone()).await;
         let name = peer.id.name;
         return Err(match &refusal {
-            Refusal::Stale(known) => DialError::Outdated { name, known: *known },
+            Refusal::Stale(known) => DialError::Outdated {
+                name,
+                known: *known,
+            },
             _ => explain(hub, Ended::Refusing(refusal), addr),
         });
     }
-    let decide = |me: &NodeName, existing| arbiter::commit(me, &peer.id.name, existing, proposal.have);
+    let decide =
+        |me: &NodeName, existing| arbiter::commit(me, &peer.id.name, existing, proposal.have);
     let pending = match hub.register(&attempt, &proposal.peer, true, decide) {
         Registered::Taken(pending) => pending,
         Registered::Kept => {
@@ -194,12 +233,16 @@ async fn connect_and_agree(hub: &Arc<Hub>, expect: Option<&str>, addr: &str) -> 
         }
         Registered::Void => {
             tell(&mut stream, Refusal::Busy).await;
-            return Err(DialError::Busy { addr: addr.to_owned() });
+            return Err(DialError::Busy {
+                addr: addr.to_owned(),
+            });
         }
     };
     if !hub.settle(&pending.link).await {
         tell(&mut stream, Refusal::Busy).await;
-        return Err(DialError::Busy { addr: addr.to_owned() });
+        return Err(DialError::Busy {
+            addr: addr.to_owned(),
+        });
     }
     let mut stages = pending.link.stages();
     let went = tokio::select! {
@@ -220,10 +263,19 @@ async fn connect_and_agree(hub: &Arc<Hub>, expect: Option<&str>, addr: &str) -> 
 }
 
 /// Hands the stream to ractor, and waits until the link is up.
-async fn open(hub: &Arc<Hub>, pending: Pending, stream: TcpStream, addr: &str) -> Result<Member, DialError> {
+async fn open(
+    hub: &Arc<Hub>,
+    pending: Pending,
+    stream: TcpStream,
+    addr: &str,
+) -> Result<Member, DialError> {
     let peer = pending.link.peer.member.clone();
     if let Ok(link) = pending.hand_over(stream)
-        && let Ok(stage) = link.stages().wait_for(|stage| *stage != Stage::Joining).await.map(|stage| *stage)
+        && let Ok(stage) = link
+            .stages()
+            .wait_for(|stage| *stage != Stage::Joining)
+            .await
+            .map(|stage| *stage)
         && stage == Stage::Up
     {
         return Ok(peer);
@@ -271,8 +323,11 @@ async fn connect(addr: &str) -> io::Result<TcpStream> {
 
 fn advice(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            "it closed the connection; it may be stopping, or have too many connections: try again".to_owned()
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => {
+            "it closed the connection; it may be stopping, or have too many connections: try again"
+                .to_owned()
         }
         _ => format!("{error}; check the address and the network"),
     }
@@ -283,7 +338,10 @@ fn explain(hub: &Hub, ended: Ended, addr: &str) -> DialError {
     hub.log_ended(&ended, addr, true);
     let addr = addr.to_owned();
     match ended {
-        Ended::Io(e) => DialError::Unreachable { addr, reason: advice(&e) },
+        Ended::Io(e) => DialError::Unreachable {
+            addr,
+            reason: advice(&e),
+        },
         Ended::NotANode(_) => DialError::NotANode { addr },
         Ended::Refused(Refusal::Stale(known)) => DialError::Stale { known },
         Ended::Refused(refusal) | Ended::Refusing(refusal) => match refusal {
@@ -292,7 +350,9 @@ fn explain(hub: &Hub, ended: Ended, addr: &str) -> DialError {
             Refusal::Myself => DialError::Myself(hub.me().id.name),
             Refusal::NameInUse => DialError::NameInUse { addr },
             Refusal::WrongName(found) => DialError::WrongName { addr, found },
-            Refusal::Stale(_) | Refusal::AlreadyConnected | Refusal::Busy => DialError::Busy { addr },
+            Refusal::Stale(_) | Refusal::AlreadyConnected | Refusal::Busy => {
+                DialError::Busy { addr }
+            }
             Refusal::Malformed => DialError::NotANode { addr },
         },
     }

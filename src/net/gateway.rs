@@ -12,7 +12,9 @@ use std::sync::Arc;
 use ractor::message::{BoxedDowncastErr, SerializedMessage};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent, pg};
 use ractor_cluster::node::{NodeConnectionMode, NodeServerSessionInformation};
-use ractor_cluster::{IncomingEncryptionMode, NodeEventSubscription, NodeServer, NodeServerMessage};
+use ractor_cluster::{
+    IncomingEncryptionMode, NodeEventSubscription, NodeServer, NodeServerMessage,
+};
 
 use super::counters::count;
 use super::hub::Hub;
@@ -43,7 +45,11 @@ impl ractor::Message for Envelope {
 
     fn serialize(self) -> Result<SerializedMessage, BoxedDowncastErr> {
         match self {
-            Self::Frame(args) => Ok(SerializedMessage::Cast { variant: String::new(), args, metadata: None }),
+            Self::Frame(args) => Ok(SerializedMessage::Cast {
+                variant: String::new(),
+                args,
+                metadata: None,
+            }),
             Self::Alien => Err(BoxedDowncastErr),
         }
     }
@@ -71,7 +77,12 @@ impl Actor for Gateway {
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Envelope>, message: Envelope, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Envelope>,
+        message: Envelope,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Envelope::Frame(bytes) => self.hub.frame(self.lane, bytes),
             Envelope::Alien => count(&self.hub.tally.malformed),
@@ -98,7 +109,10 @@ impl Actor for Root {
 
     async fn pre_start(&self, myself: ActorRef<Nothing>, (): ()) -> Result<(), ActorProcessingErr> {
         for lane in 0..self.lanes {
-            let gateway = Gateway { lane, hub: Arc::clone(&self.hub) };
+            let gateway = Gateway {
+                lane,
+                hub: Arc::clone(&self.hub),
+            };
             let (gateway, _) = Actor::spawn_linked(None, gateway, (), myself.get_cell()).await?;
             pg::join_scoped(SCOPE.to_owned(), group(lane), vec![gateway.get_cell()]);
         }
@@ -118,13 +132,20 @@ impl Actor for Root {
         let (server, _) = Actor::spawn_linked(None, server, (), myself.get_cell()).await?;
         server.cast(NodeServerMessage::SubscribeToEvents {
             id: SUBSCRIPTION.to_owned(),
-            subscription: Box::new(Sessions { hub: Arc::clone(&self.hub) }),
+            subscription: Box::new(Sessions {
+                hub: Arc::clone(&self.hub),
+            }),
         })?;
         self.hub.set_server(server);
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Nothing>, message: Nothing, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Nothing>,
+        message: Nothing,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
         match message {}
     }
 
@@ -135,9 +156,15 @@ impl Actor for Root {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(actor, error) => self.hub.failed(&format!("{:?}: {error}", actor.get_id())),
+            SupervisionEvent::ActorFailed(actor, error) => {
+                self.hub.failed(&format!("{:?}: {error}", actor.get_id()))
+            }
             SupervisionEvent::ActorTerminated(actor, _, reason) => {
-                self.hub.failed(&format!("{:?} ended: {}", actor.get_id(), reason.unwrap_or_default()));
+                self.hub.failed(&format!(
+                    "{:?} ended: {}",
+                    actor.get_id(),
+                    reason.unwrap_or_default()
+                ));
             }
             SupervisionEvent::ActorStarted(_)
             | SupervisionEvent::ProcessGroupChanged(_)
@@ -148,8 +175,13 @@ impl Actor for Root {
 }
 
 /// Starts all of it.
-pub(super) async fn start(hub: Arc<Hub>, lanes: usize) -> Result<ActorRef<Nothing>, ractor::SpawnErr> {
-    Actor::spawn(None, Root { hub, lanes }, ()).await.map(|(root, _)| root)
+pub(super) async fn start(
+    hub: Arc<Hub>,
+    lanes: usize,
+) -> Result<ActorRef<Nothing>, ractor::SpawnErr> {
+    Actor::spawn(None, Root { hub, lanes }, ())
+        .await
+        .map(|(root, _)| root)
 }
 
 fn group(lane: usize) -> String {
@@ -161,9 +193,14 @@ fn gateways_of(node: ractor_cluster::NodeId) -> Vec<ActorRef<Envelope>> {
     let of_node = |lane| {
         pg::get_scoped_members(&SCOPE.to_owned(), &group(lane))
             .into_iter()
-            .find(|cell| matches!(cell.get_id(), ActorId::Remote { node_id, .. } if node_id == node))
+            .find(
+                |cell| matches!(cell.get_id(), ActorId::Remote { node_id, .. } if node_id == node),
+            )
     };
-    (0..LANES_MAX).map_while(of_node).map(ActorRef::from).collect()
+    (0..LANES_MAX)
+        .map_while(of_node)
+        .map(ActorRef::from)
+        .collect()
 }
 
 /// Ties ractor's sessions to our links, by the label of the stream.

@@ -32,7 +32,11 @@ pub(super) struct Pending {
 impl Pending {
     /// A link that was just registered.
     pub(super) fn new(hub: Arc<Hub>, link: Arc<Link>) -> Self {
-        Self { hub, link, handed_over: false }
+        Self {
+            hub,
+            link,
+            handed_over: false,
+        }
     }
 
     /// Gives the stream to ractor, if the link is still wanted.
@@ -41,25 +45,43 @@ impl Pending {
         let is_server = !link.outbound;
         link.attach_socket(&stream)?;
         if link.stage() >= Stage::Closing {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "replaced by another link"));
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "replaced by another link",
+            ));
         }
-        let server = hub.server().ok_or_else(|| io::Error::other("the node server is not there"))?;
-        let stream = LinkStream { stream, link: Arc::clone(&link), tally: Arc::clone(&hub.tally) };
+        let server = hub
+            .server()
+            .ok_or_else(|| io::Error::other("the node server is not there"))?;
+        let stream = LinkStream {
+            stream,
+            link: Arc::clone(&link),
+            tally: Arc::clone(&hub.tally),
+        };
         server
-            .cast(NodeServerMessage::ConnectionOpenedExternal { stream: Box::new(stream), is_server })
+            .cast(NodeServerMessage::ConnectionOpenedExternal {
+                stream: Box::new(stream),
+                is_server,
+            })
             .map_err(|e| io::Error::other(e.to_string()))?;
         self.handed_over = true;
         let watched = Arc::clone(&link);
         let hub = Arc::clone(&hub);
         tokio::spawn(async move {
             let mut stages = watched.stages();
-            if timeout(READY_MAX, stages.wait_for(|stage| *stage != Stage::Joining)).await.is_ok() {
+            if timeout(READY_MAX, stages.wait_for(|stage| *stage != Stage::Joining))
+                .await
+                .is_ok()
+            {
                 return;
             }
             tracing::warn!(peer = %watched.peer_id(), "the session does not get ready: it ends");
             watched.close();
             // If ractor never opened a session, it will never report its end either.
-            if timeout(READY_MAX, stages.wait_for(|stage| *stage == Stage::Gone)).await.is_err() {
+            if timeout(READY_MAX, stages.wait_for(|stage| *stage == Stage::Gone))
+                .await
+                .is_err()
+            {
                 watched.forgotten();
                 hub.remove(&watched);
             }
@@ -102,6 +124,7 @@ pub(super) async fn is_refused(addr: &str) -> bool {
 
 /// Whether a connection leads to itself, which the system allows between two ports of its own choice.
 pub(super) fn same_ends(stream: &TcpStream) -> bool {
-    let ends: (io::Result<SocketAddr>, io::Result<SocketAddr>) = (stream.local_addr(), stream.peer_addr());
+    let ends: (io::Result<SocketAddr>, io::Result<SocketAddr>) =
+        (stream.local_addr(), stream.peer_addr());
     matches!(ends, (Ok(local), Ok(peer)) if local == peer)
 }

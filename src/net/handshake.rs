@@ -45,7 +45,9 @@ pub(crate) struct Face {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum Refusal {
     /// No common version: the refusing side speaks these.
-    #[error("it speaks the versions {0} to {1} of the protocol; run the same release on both nodes")]
+    #[error(
+        "it speaks the versions {0} to {1} of the protocol; run the same release on both nodes"
+    )]
     Version(u16, u16),
     /// The proof is wrong.
     #[error("the cookies differ; give both nodes the same cookie file")]
@@ -145,14 +147,23 @@ pub(crate) struct Request {
 }
 
 /// The initiator's part up to the verdict.
-pub(crate) async fn propose<S>(io: &mut S, cookie: &Cookie, us: &Face, expect: Option<&str>) -> Result<Proposal, Ended>
+pub(crate) async fn propose<S>(
+    io: &mut S,
+    cookie: &Cookie,
+    us: &Face,
+    expect: Option<&str>,
+) -> Result<Proposal, Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut hello = MAGIC.to_vec();
     hello.extend(VERSIONS.0.to_be_bytes());
     hello.extend(VERSIONS.1.to_be_bytes());
-    hello.extend(encode(&Hello { nonce: rand::random(), face: us.clone(), expect: expect.map(str::to_owned) })?);
+    hello.extend(encode(&Hello {
+        nonce: rand::random(),
+        face: us.clone(),
+        expect: expect.map(str::to_owned),
+    })?);
     send(io, Kind::Hello, &hello).await?;
 
     let challenge = receive(io, Kind::Challenge).await?;
@@ -168,7 +179,12 @@ where
     {
         return refuse(io, Refusal::WrongName(theirs.face.member.id.name)).await;
     }
-    send(io, Kind::Proof, &cookie.mac("initiator", &[&hello, &challenge])).await?;
+    send(
+        io,
+        Kind::Proof,
+        &cookie.mac("initiator", &[&hello, &challenge]),
+    )
+    .await?;
 
     let mut verdict = receive(io, Kind::Verdict).await?;
     let Some(body) = verdict.len().checked_sub(32) else {
@@ -179,7 +195,10 @@ where
         return refuse(io, Refusal::Cookie).await;
     }
     match decode(&verdict)? {
-        Verdict::Accept { have } => Ok(Proposal { peer: theirs.face, have }),
+        Verdict::Accept { have } => Ok(Proposal {
+            peer: theirs.face,
+            have,
+        }),
         Verdict::Refuse(refusal) => Err(Ended::Refused(refusal)),
     }
 }
@@ -191,15 +210,25 @@ pub(crate) async fn go<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> Result<
 }
 
 /// The acceptor's part up to the proven request.
-pub(crate) async fn receive_request<S>(io: &mut S, cookie: &Cookie, us: &Face) -> Result<Request, Ended>
+pub(crate) async fn receive_request<S>(
+    io: &mut S,
+    cookie: &Cookie,
+    us: &Face,
+) -> Result<Request, Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let hello = receive(io, Kind::Hello).await?;
-    let Some((head, body)) = hello.split_at_checked(12).filter(|(head, _)| head[..8] == MAGIC) else {
+    let Some((head, body)) = hello
+        .split_at_checked(12)
+        .filter(|(head, _)| head[..8] == MAGIC)
+    else {
         return Err(Ended::NotANode("it does not begin as a node does"));
     };
-    let (min, max) = (u16::from_be_bytes([head[8], head[9]]), u16::from_be_bytes([head[10], head[11]]));
+    let (min, max) = (
+        u16::from_be_bytes([head[8], head[9]]),
+        u16::from_be_bytes([head[10], head[11]]),
+    );
     let version = max.min(VERSIONS.1);
     if version < min.max(VERSIONS.0) {
         return refuse(io, Refusal::Version(VERSIONS.0, VERSIONS.1)).await;
@@ -212,21 +241,37 @@ where
         return refuse(io, refusal).await;
     }
     let name = &us.member.id.name;
-    if theirs.expect.is_some_and(|expect| !names::matches(&expect, name)) {
+    if theirs
+        .expect
+        .is_some_and(|expect| !names::matches(&expect, name))
+    {
         return refuse(io, Refusal::WrongName(name.clone())).await;
     }
 
-    let challenge = encode(&Challenge { version, nonce: rand::random(), face: us.clone() })?;
+    let challenge = encode(&Challenge {
+        version,
+        nonce: rand::random(),
+        face: us.clone(),
+    })?;
     send(io, Kind::Challenge, &challenge).await?;
     let proof = receive(io, Kind::Proof).await?;
     if !cookie.verify("initiator", &[&hello, &challenge], &proof) {
         return refuse(io, Refusal::Cookie).await;
     }
-    Ok(Request { peer: theirs.face, hello, challenge })
+    Ok(Request {
+        peer: theirs.face,
+        hello,
+        challenge,
+    })
 }
 
 /// The acceptor proves itself with its verdict; when it accepts, it waits until the initiator has committed itself.
-pub(crate) async fn answer<S>(io: &mut S, cookie: &Cookie, request: &Request, verdict: &Verdict) -> Result<(), Ended>
+pub(crate) async fn answer<S>(
+    io: &mut S,
+    cookie: &Cookie,
+    request: &Request,
+    verdict: &Verdict,
+) -> Result<(), Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -285,7 +330,10 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Ended> {
 async fn send<S: AsyncWrite + Unpin>(io: &mut S, kind: Kind, body: &[u8]) -> Result<(), Ended> {
     let length = body.len() + 1;
     if length > FRAME_MAX {
-        return Err(Ended::Io(io::Error::new(io::ErrorKind::InvalidInput, "the handshake frame is too long")));
+        return Err(Ended::Io(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the handshake frame is too long",
+        )));
     }
     let mut frame = Vec::with_capacity(length + 2);
     frame.extend((length as u16).to_be_bytes());

@@ -7,8 +7,15 @@ use super::*;
 use crate::protocol::types::NodeId;
 
 fn face(name: &str, boot: u64) -> Face {
-    let member = Member { id: NodeId::new(name, boot), addr: "127.0.0.1:21500".into() };
-    Face { member, boot, tag: 1000 + boot }
+    let member = Member {
+        id: NodeId::new(name, boot),
+        addr: "127.0.0.1:21500".into(),
+    };
+    Face {
+        member,
+        boot,
+        tag: 1000 + boot,
+    }
 }
 
 fn alice() -> Face {
@@ -23,14 +30,24 @@ fn cookie() -> Cookie {
     Cookie::of(b"secret")
 }
 
-async fn accept(mut io: DuplexStream, cookie: Cookie, us: Face, verdict: Verdict) -> Result<Face, Ended> {
+async fn accept(
+    mut io: DuplexStream,
+    cookie: Cookie,
+    us: Face,
+    verdict: Verdict,
+) -> Result<Face, Ended> {
     let request = receive_request(&mut io, &cookie, &us).await?;
     answer(&mut io, &cookie, &request, &verdict).await?;
     ready(&mut io).await?;
     Ok(request.peer)
 }
 
-async fn connect(mut io: DuplexStream, cookie: Cookie, us: Face, expect: Option<&str>) -> Result<Proposal, Ended> {
+async fn connect(
+    mut io: DuplexStream,
+    cookie: Cookie,
+    us: Face,
+    expect: Option<&str>,
+) -> Result<Proposal, Ended> {
     let proposal = propose(&mut io, &cookie, &us, expect).await?;
     go(&mut io).await?;
     Ok(proposal)
@@ -42,7 +59,10 @@ async fn meet(
     acceptor: (Cookie, Face, Verdict),
 ) -> (Result<Proposal, Ended>, Result<Face, Ended>) {
     let (one, two) = duplex(64 * 1024);
-    tokio::join!(connect(one, initiator.0, initiator.1, initiator.2), accept(two, acceptor.0, acceptor.1, acceptor.2))
+    tokio::join!(
+        connect(one, initiator.0, initiator.1, initiator.2),
+        accept(two, acceptor.0, acceptor.1, acceptor.2)
+    )
 }
 
 const YES: Verdict = Verdict::Accept { have: None };
@@ -58,9 +78,19 @@ async fn two_with_the_same_cookie_learn_who_the_other_is() {
 
 #[tokio::test]
 async fn another_cookie_is_refused_and_both_sides_know_why() {
-    let (proposal, peer) = meet((Cookie::of(b"other"), alice(), None), (cookie(), bob(), YES)).await;
-    assert!(matches!(proposal, Err(Ended::Refused(Refusal::Cookie))), "{proposal:?}");
-    assert!(matches!(peer, Err(Ended::Refusing(Refusal::Cookie))), "{peer:?}");
+    let (proposal, peer) = meet(
+        (Cookie::of(b"other"), alice(), None),
+        (cookie(), bob(), YES),
+    )
+    .await;
+    assert!(
+        matches!(proposal, Err(Ended::Refused(Refusal::Cookie))),
+        "{proposal:?}"
+    );
+    assert!(
+        matches!(peer, Err(Ended::Refusing(Refusal::Cookie))),
+        "{peer:?}"
+    );
 }
 
 #[tokio::test]
@@ -68,7 +98,12 @@ async fn an_acceptor_without_the_cookie_is_found_out_and_told() {
     let (one, mut two) = duplex(4096);
     let impostor = async move {
         let hello = receive(&mut two, Kind::Hello).await.unwrap();
-        let challenge = encode(&Challenge { version: 1, nonce: [0; 32], face: bob() }).unwrap();
+        let challenge = encode(&Challenge {
+            version: 1,
+            nonce: [0; 32],
+            face: bob(),
+        })
+        .unwrap();
         send(&mut two, Kind::Challenge, &challenge).await.unwrap();
         // It has nothing better than to send back the very proof that it was given.
         let proof = receive(&mut two, Kind::Proof).await.unwrap();
@@ -79,8 +114,14 @@ async fn an_acceptor_without_the_cookie_is_found_out_and_told() {
         receive(&mut two, Kind::Go).await
     };
     let (proposal, told) = tokio::join!(connect(one, cookie(), alice(), None), impostor);
-    assert!(matches!(proposal, Err(Ended::Refusing(Refusal::Cookie))), "{proposal:?}");
-    assert!(matches!(told, Err(Ended::Refused(Refusal::Cookie))), "{told:?}");
+    assert!(
+        matches!(proposal, Err(Ended::Refusing(Refusal::Cookie))),
+        "{proposal:?}"
+    );
+    assert!(
+        matches!(told, Err(Ended::Refused(Refusal::Cookie))),
+        "{told:?}"
+    );
 }
 
 #[tokio::test]
@@ -92,14 +133,24 @@ async fn a_proof_is_of_no_use_on_another_connection_or_for_another_name() {
     let second = tokio::spawn(accept(four, cookie(), bob(), YES));
     let mut hello = MAGIC.to_vec();
     hello.extend([0, 1, 0, 1]);
-    hello.extend(encode(&Hello { nonce: [1; 32], face: alice(), expect: None }).unwrap());
+    hello.extend(
+        encode(&Hello {
+            nonce: [1; 32],
+            face: alice(),
+            expect: None,
+        })
+        .unwrap(),
+    );
     send(&mut one, Kind::Hello, &hello).await.unwrap();
     send(&mut three, Kind::Hello, &hello).await.unwrap();
     let challenge = receive(&mut one, Kind::Challenge).await.unwrap();
     receive(&mut three, Kind::Challenge).await.unwrap();
     let proof = cookie().mac("initiator", &[&hello, &challenge]);
     send(&mut three, Kind::Proof, &proof).await.unwrap();
-    assert!(matches!(second.await.unwrap(), Err(Ended::Refusing(Refusal::Cookie))));
+    assert!(matches!(
+        second.await.unwrap(),
+        Err(Ended::Refusing(Refusal::Cookie))
+    ));
     send(&mut one, Kind::Proof, &proof).await.unwrap();
     receive(&mut one, Kind::Verdict).await.unwrap();
     drop(one);
@@ -112,8 +163,16 @@ async fn a_verdict_cannot_be_forged() {
     let (three, mut four) = duplex(4096);
     // Somebody in between turns the acceptor's refusal into an acceptance.
     let relay = async move {
-        for (from_one, kind) in [(true, Kind::Hello), (false, Kind::Challenge), (true, Kind::Proof)] {
-            let (from, to) = if from_one { (&mut one, &mut four) } else { (&mut four, &mut one) };
+        for (from_one, kind) in [
+            (true, Kind::Hello),
+            (false, Kind::Challenge),
+            (true, Kind::Proof),
+        ] {
+            let (from, to) = if from_one {
+                (&mut one, &mut four)
+            } else {
+                (&mut four, &mut one)
+            };
             let frame = receive(from, kind).await.unwrap();
             send(to, kind, &frame).await.unwrap();
         }
@@ -124,9 +183,15 @@ async fn a_verdict_cannot_be_forged() {
         receive(&mut one, Kind::Go).await
     };
     let no = Verdict::Refuse(Refusal::Stale(9));
-    let (proposal, _, told) =
-        tokio::join!(connect(two, cookie(), alice(), None), accept(three, cookie(), bob(), no), relay);
-    assert!(matches!(proposal, Err(Ended::Refusing(Refusal::Cookie))), "{proposal:?}");
+    let (proposal, _, told) = tokio::join!(
+        connect(two, cookie(), alice(), None),
+        accept(three, cookie(), bob(), no),
+        relay
+    );
+    assert!(
+        matches!(proposal, Err(Ended::Refusing(Refusal::Cookie))),
+        "{proposal:?}"
+    );
     assert!(matches!(told, Err(Ended::Refused(Refusal::Cookie))));
 }
 
@@ -134,23 +199,41 @@ async fn a_verdict_cannot_be_forged() {
 async fn a_refusing_verdict_reaches_the_initiator() {
     let no = Verdict::Refuse(Refusal::Stale(9));
     let (proposal, peer) = meet((cookie(), alice(), None), (cookie(), bob(), no)).await;
-    assert!(matches!(proposal, Err(Ended::Refused(Refusal::Stale(9)))), "{proposal:?}");
-    assert!(matches!(peer, Err(Ended::Refusing(Refusal::Stale(9)))), "{peer:?}");
+    assert!(
+        matches!(proposal, Err(Ended::Refused(Refusal::Stale(9)))),
+        "{proposal:?}"
+    );
+    assert!(
+        matches!(peer, Err(Ended::Refusing(Refusal::Stale(9)))),
+        "{peer:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_node_that_dials_itself_is_told_so() {
     let (proposal, peer) = meet((cookie(), alice(), None), (cookie(), alice(), YES)).await;
-    assert!(matches!(proposal, Err(Ended::Refused(Refusal::Myself))), "{proposal:?}");
-    assert!(matches!(peer, Err(Ended::Refusing(Refusal::Myself))), "{peer:?}");
+    assert!(
+        matches!(proposal, Err(Ended::Refused(Refusal::Myself))),
+        "{proposal:?}"
+    );
+    assert!(
+        matches!(peer, Err(Ended::Refusing(Refusal::Myself))),
+        "{peer:?}"
+    );
 }
 
 #[tokio::test]
 async fn two_processes_of_one_name_refuse_each_other() {
     let other = face("alice@h", 3);
     let (proposal, peer) = meet((cookie(), alice(), None), (cookie(), other, YES)).await;
-    assert!(matches!(proposal, Err(Ended::Refused(Refusal::NameInUse))), "{proposal:?}");
-    assert!(matches!(peer, Err(Ended::Refusing(Refusal::NameInUse))), "{peer:?}");
+    assert!(
+        matches!(proposal, Err(Ended::Refused(Refusal::NameInUse))),
+        "{proposal:?}"
+    );
+    assert!(
+        matches!(peer, Err(Ended::Refusing(Refusal::NameInUse))),
+        "{peer:?}"
+    );
 }
 
 #[tokio::test]
@@ -158,7 +241,10 @@ async fn another_name_than_expected_is_refused_with_the_one_found() {
     for expect in ["carol", "bob@other", "bo"] {
         let (proposal, _) = meet((cookie(), alice(), Some(expect)), (cookie(), bob(), YES)).await;
         let found = NodeName::new("bob@h");
-        assert!(matches!(proposal, Err(Ended::Refused(Refusal::WrongName(name))) if name == found), "{expect}");
+        assert!(
+            matches!(proposal, Err(Ended::Refused(Refusal::WrongName(name))) if name == found),
+            "{expect}"
+        );
     }
 }
 
@@ -172,8 +258,14 @@ async fn no_common_version_is_refused_with_what_is_spoken() {
         hello.extend(b"whatever that version says");
         send(&mut one, Kind::Hello, &hello).await.unwrap();
         let refused = receive(&mut one, Kind::Challenge).await;
-        assert!(matches!(refused, Err(Ended::Refused(Refusal::Version(1, 1)))), "{refused:?}");
-        assert!(matches!(acceptor.await.unwrap(), Err(Ended::Refusing(Refusal::Version(1, 1)))));
+        assert!(
+            matches!(refused, Err(Ended::Refused(Refusal::Version(1, 1)))),
+            "{refused:?}"
+        );
+        assert!(matches!(
+            acceptor.await.unwrap(),
+            Err(Ended::Refusing(Refusal::Version(1, 1)))
+        ));
     }
 }
 
@@ -183,7 +275,14 @@ async fn a_later_version_that_still_speaks_ours_is_accepted() {
     let acceptor = tokio::spawn(accept(two, cookie(), bob(), YES));
     let mut hello = MAGIC.to_vec();
     hello.extend([0, 1, 0, 9]);
-    hello.extend(encode(&Hello { nonce: [1; 32], face: alice(), expect: None }).unwrap());
+    hello.extend(
+        encode(&Hello {
+            nonce: [1; 32],
+            face: alice(),
+            expect: None,
+        })
+        .unwrap(),
+    );
     send(&mut one, Kind::Hello, &hello).await.unwrap();
     let challenge: Challenge = decode(&receive(&mut one, Kind::Challenge).await.unwrap()).unwrap();
     assert_eq!(challenge.version, 1);
@@ -192,11 +291,20 @@ async fn a_later_version_that_still_speaks_ours_is_accepted() {
 
 #[tokio::test]
 async fn names_and_addresses_that_make_no_sense_are_refused() {
-    for (name, addr) in [("a", "h:1"), ("a@h\n", "h:1"), ("a@h", "h"), ("a@h", "h:0"), ("a@h", "h\u{1b}[31m:1")] {
+    for (name, addr) in [
+        ("a", "h:1"),
+        ("a@h\n", "h:1"),
+        ("a@h", "h"),
+        ("a@h", "h:0"),
+        ("a@h", "h\u{1b}[31m:1"),
+    ] {
         let mut us = face(name, 1);
         us.member.addr = addr.into();
         let (proposal, _) = meet((cookie(), us, None), (cookie(), bob(), YES)).await;
-        assert!(matches!(proposal, Err(Ended::Refused(Refusal::Malformed))), "{name:?} {addr:?} {proposal:?}");
+        assert!(
+            matches!(proposal, Err(Ended::Refused(Refusal::Malformed))),
+            "{name:?} {addr:?} {proposal:?}"
+        );
     }
 }
 
@@ -226,7 +334,9 @@ async fn not_a_byte_after_the_handshake_is_swallowed() {
 
 /// Feeds `bytes` to one side, and returns how it ends once they are read and the stream has ended.
 fn ends_with(bytes: &[u8], as_acceptor: bool) -> Ended {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let (mut one, two) = duplex(256 * 1024);
         one.write_all(bytes).await.unwrap();

@@ -130,8 +130,16 @@ impl Hub {
     /// Begins a handshake: what we say about ourselves, in which of our lives, and when.
     pub(super) fn begin(&self) -> Attempt {
         let table = self.read();
-        let us = Face { member: table.me.clone(), boot: self.boot, tag: rand::random() };
-        Attempt { us, life: table.life, serial: table.serial }
+        let us = Face {
+            member: table.me.clone(),
+            boot: self.boot,
+            tag: rand::random(),
+        };
+        Attempt {
+            us,
+            life: table.life,
+            serial: table.serial,
+        }
     }
 
     /// Remembers that this life of a peer was seen.
@@ -141,8 +149,14 @@ impl Hub {
     /// [`Refusal::Stale`] if that life is over.
     pub(super) fn admit(&self, face: &Face) -> Result<(), Refusal> {
         let mut table = self.write();
-        let elsewhere = |link: &Arc<Link>| link.stage() == Stage::Up && link.peer.member.addr != face.member.addr;
-        if table.by_name.get(&face.member.id.name).is_some_and(elsewhere) {
+        let elsewhere = |link: &Arc<Link>| {
+            link.stage() == Stage::Up && link.peer.member.addr != face.member.addr
+        };
+        if table
+            .by_name
+            .get(&face.member.id.name)
+            .is_some_and(elsewhere)
+        {
             return Err(Refusal::NameInUse);
         }
         table.known.admit(face).map_err(Refusal::Stale)
@@ -157,7 +171,11 @@ impl Hub {
     pub(super) fn up(&self, matches: impl Fn(&Member) -> bool) -> Option<Member> {
         let table = self.read();
         let up = |link: &&Arc<Link>| link.stage() == Stage::Up && matches(&link.peer.member);
-        table.by_name.values().find(up).map(|link| link.peer.member.clone())
+        table
+            .by_name
+            .values()
+            .find(up)
+            .map(|link| link.peer.member.clone())
     }
 
     /// Makes a link the one with its name, if `decide` wants it and our identity is still that of the attempt.
@@ -177,11 +195,21 @@ impl Hub {
             return Registered::Kept;
         }
         table.serial += 1;
-        let link = Arc::new(Link::new(table.serial, peer.clone(), outbound, attempt.us.tag));
-        let old = table.by_name.insert(peer.member.id.name.clone(), Arc::clone(&link));
+        let link = Arc::new(Link::new(
+            table.serial,
+            peer.clone(),
+            outbound,
+            attempt.us.tag,
+        ));
+        let old = table
+            .by_name
+            .insert(peer.member.id.name.clone(), Arc::clone(&link));
         table.by_label.insert(link.label.clone(), Arc::clone(&link));
         drop(table);
-        self.tags.write().unwrap_or_else(PoisonError::into_inner).insert(link.tag, Arc::clone(&link));
+        self.tags
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(link.tag, Arc::clone(&link));
         if let Some(old) = old {
             old.close();
         }
@@ -194,7 +222,8 @@ impl Hub {
         let name = &link.peer_id().name;
         let former: Vec<_> = {
             let table = self.read();
-            let is_former = |other: &&Arc<Link>| other.peer_id().name == *name && other.label != link.label;
+            let is_former =
+                |other: &&Arc<Link>| other.peer_id().name == *name && other.label != link.label;
             table.by_label.values().filter(is_former).cloned().collect()
         };
         let deadline = Instant::now() + SETTLE_MAX;
@@ -203,7 +232,10 @@ impl Hub {
             self.finish(&former, false);
             let mut stages = former.stages();
             let gone = |stage: &Stage| *stage == Stage::Gone;
-            if timeout_at(deadline - SETTLE_MAX / 2, stages.wait_for(gone)).await.is_err() {
+            if timeout_at(deadline - SETTLE_MAX / 2, stages.wait_for(gone))
+                .await
+                .is_err()
+            {
                 former.kill_session();
                 if timeout_at(deadline, stages.wait_for(gone)).await.is_err() {
                     return false;
@@ -230,7 +262,11 @@ impl Hub {
 
     /// ractor's session of that link is ready, with these gateways of the peer.
     pub(super) fn link_ready(&self, link: &Arc<Link>, lanes: Vec<ActorRef<Envelope>>) {
-        let is_current = self.read().by_name.get(&link.peer_id().name).is_some_and(|now| Arc::ptr_eq(now, link));
+        let is_current = self
+            .read()
+            .by_name
+            .get(&link.peer_id().name)
+            .is_some_and(|now| Arc::ptr_eq(now, link));
         if lanes.is_empty() || !is_current {
             tracing::warn!(node = %self.me().id, peer = %link.peer_id(), lanes = lanes.len(), "link not wanted any more");
             link.close();
@@ -251,7 +287,11 @@ impl Hub {
         }
         let stopped = {
             let mut table = self.write();
-            if table.by_name.get(&link.peer_id().name).is_some_and(|now| Arc::ptr_eq(now, link)) {
+            if table
+                .by_name
+                .get(&link.peer_id().name)
+                .is_some_and(|now| Arc::ptr_eq(now, link))
+            {
                 table.by_name.remove(&link.peer_id().name);
             }
             table.stopped
@@ -265,7 +305,9 @@ impl Hub {
         }
         let (hub, link) = (Arc::clone(self), Arc::clone(link));
         tokio::spawn(async move {
-            let refused = timeout(PROBE_MAX, is_refused(&link.peer.member.addr)).await.unwrap_or(false);
+            let refused = timeout(PROBE_MAX, is_refused(&link.peer.member.addr))
+                .await
+                .unwrap_or(false);
             hub.finish(&link, refused);
             hub.remove(&link);
         });
@@ -282,14 +324,22 @@ impl Hub {
 
     /// A frame for us: finds its link by the tag at its end.
     pub(super) fn frame(&self, lane: usize, mut bytes: Vec<u8>) {
-        let Some((payload, tag)) =
-            bytes.split_last_chunk::<8>().map(|(rest, tag)| (rest.len(), u64::from_be_bytes(*tag)))
+        let Some((payload, tag)) = bytes
+            .split_last_chunk::<8>()
+            .map(|(rest, tag)| (rest.len(), u64::from_be_bytes(*tag)))
         else {
             return count(&self.tally.malformed);
         };
         bytes.truncate(payload);
-        let link = self.tags.read().unwrap_or_else(PoisonError::into_inner).get(&tag).cloned();
-        let Some(link) = link else { return self.lost_frame() };
+        let link = self
+            .tags
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&tag)
+            .cloned();
+        let Some(link) = link else {
+            return self.lost_frame();
+        };
         let delivered = link.deliver(lane, bytes, &self.events);
         count(&link.handled);
         match delivered {
@@ -312,7 +362,9 @@ impl Hub {
 
     /// Sends to a linked peer; false if it cannot be.
     pub(super) fn send(&self, to: &NodeId, lane: usize, bytes: Vec<u8>) -> bool {
-        let Some(link) = current(&self.read(), to).cloned() else { return false };
+        let Some(link) = current(&self.read(), to).cloned() else {
+            return false;
+        };
         match link.send(lane, bytes) {
             Some(true) => true,
             Some(false) => {
@@ -378,10 +430,17 @@ impl Hub {
 
     /// Forgets a link.
     pub(super) fn remove(&self, link: &Link) {
-        self.tags.write().unwrap_or_else(PoisonError::into_inner).remove(&link.tag);
+        self.tags
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&link.tag);
         let mut table = self.write();
         table.by_label.remove(&link.label);
-        if table.by_name.get(&link.peer_id().name).is_some_and(|now| now.label == link.label) {
+        if table
+            .by_name
+            .get(&link.peer_id().name)
+            .is_some_and(|now| now.label == link.label)
+        {
             table.by_name.remove(&link.peer_id().name);
         }
     }
@@ -402,5 +461,8 @@ impl Hub {
 
 /// The link with that very life, if there is one that is not ending.
 fn current<'a>(table: &'a Table, peer: &NodeId) -> Option<&'a Arc<Link>> {
-    table.by_name.get(&peer.name).filter(|link| link.peer_id() == peer && link.stage() < Stage::Closing)
+    table
+        .by_name
+        .get(&peer.name)
+        .filter(|link| link.peer_id() == peer && link.stage() < Stage::Closing)
 }

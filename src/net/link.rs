@@ -95,7 +95,13 @@ struct Backlog {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Link({} {} {:?})", self.label, self.peer.member.id, self.stage())
+        write!(
+            f,
+            "Link({} {} {:?})",
+            self.label,
+            self.peer.member.id,
+            self.stage()
+        )
     }
 }
 
@@ -139,7 +145,12 @@ impl Link {
     /// What the arbiter needs to know, for an attempt that began after link number `since`.
     pub(super) fn existing(&self, since: u64) -> Existing {
         let up = self.stage() == Stage::Up;
-        Existing { id: self.id, up, outbound: self.outbound, newer: self.serial > since }
+        Existing {
+            id: self.id,
+            up,
+            outbound: self.outbound,
+            newer: self.serial > since,
+        }
     }
 
     /// Stages only go forward.
@@ -184,7 +195,11 @@ impl Link {
         };
         events(Event::LinkUp(self.peer.member.clone()));
         for (lane, bytes) in early {
-            events(Event::Frame { from: self.peer_id().clone(), lane, bytes });
+            events(Event::Frame {
+                from: self.peer_id().clone(),
+                lane,
+                bytes,
+            });
         }
         drop(phase);
         self.advance(Stage::Up);
@@ -192,10 +207,19 @@ impl Link {
     }
 
     /// Delivers a frame, or keeps it until the link is up.
-    pub(super) fn deliver(&self, lane: usize, bytes: Vec<u8>, events: &Events) -> Result<(), Undelivered> {
+    pub(super) fn deliver(
+        &self,
+        lane: usize,
+        bytes: Vec<u8>,
+        events: &Events,
+    ) -> Result<(), Undelivered> {
         match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
             Phase::Up => {
-                events(Event::Frame { from: self.peer_id().clone(), lane, bytes });
+                events(Event::Frame {
+                    from: self.peer_id().clone(),
+                    lane,
+                    bytes,
+                });
                 return Ok(());
             }
             Phase::Muted | Phase::Down => return Err(Undelivered::Down),
@@ -204,7 +228,11 @@ impl Link {
         match &mut *self.phase.write().unwrap_or_else(PoisonError::into_inner) {
             Phase::Joining(early) if early.len() < EARLY_MAX => early.push((lane, bytes)),
             Phase::Joining(_) => return Err(Undelivered::TooEarly),
-            Phase::Up => events(Event::Frame { from: self.peer_id().clone(), lane, bytes }),
+            Phase::Up => events(Event::Frame {
+                from: self.peer_id().clone(),
+                lane,
+                bytes,
+            }),
             Phase::Muted | Phase::Down => return Err(Undelivered::Down),
         }
         Ok(())
@@ -222,9 +250,15 @@ impl Link {
     /// Delivers `LinkDown` if `LinkUp` was delivered and this was not yet. True if it did.
     pub(super) fn finish(&self, refused: bool, events: &Events) -> bool {
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
-        let due = matches!(std::mem::replace(&mut *phase, Phase::Down), Phase::Up | Phase::Muted);
+        let due = matches!(
+            std::mem::replace(&mut *phase, Phase::Down),
+            Phase::Up | Phase::Muted
+        );
         if due {
-            events(Event::LinkDown { peer: self.peer_id().clone(), refused });
+            events(Event::LinkDown {
+                peer: self.peer_id().clone(),
+                refused,
+            });
         }
         due
     }
@@ -271,7 +305,9 @@ impl Link {
         bytes.extend_from_slice(&self.peer.tag.to_be_bytes());
         {
             let mut backlog = lock(&self.backlog);
-            if backlog.lengths.len() >= BACKLOG_FRAMES_MAX || backlog.bytes + bytes.len() > BACKLOG_BYTES_MAX {
+            if backlog.lengths.len() >= BACKLOG_FRAMES_MAX
+                || backlog.bytes + bytes.len() > BACKLOG_BYTES_MAX
+            {
                 return Some(false);
             }
             backlog.bytes += bytes.len();

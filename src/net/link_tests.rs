@@ -6,7 +6,14 @@ use super::*;
 use crate::protocol::types::Member;
 
 fn peer() -> Face {
-    Face { member: Member { id: NodeId::new("bob@h", 1), addr: "h:1".into() }, boot: 1, tag: 2 }
+    Face {
+        member: Member {
+            id: NodeId::new("bob@h", 1),
+            addr: "h:1".into(),
+        },
+        boot: 1,
+        tag: 2,
+    }
 }
 
 fn link() -> (Link, Events, Arc<Mutex<Vec<Event>>>) {
@@ -17,7 +24,11 @@ fn link() -> (Link, Events, Arc<Mutex<Vec<Event>>>) {
 }
 
 fn frame(n: u8) -> Event {
-    Event::Frame { from: peer().member.id, lane: 0, bytes: vec![n] }
+    Event::Frame {
+        from: peer().member.id,
+        lane: 0,
+        bytes: vec![n],
+    }
 }
 
 fn up() -> Event {
@@ -25,7 +36,10 @@ fn up() -> Event {
 }
 
 fn down(refused: bool) -> Event {
-    Event::LinkDown { peer: peer().member.id, refused }
+    Event::LinkDown {
+        peer: peer().member.id,
+        refused,
+    }
 }
 
 #[test]
@@ -67,7 +81,10 @@ fn a_link_that_never_came_up_has_no_end_to_tell() {
     let (link, events, seen) = link();
     link.deliver(0, vec![1], &events).unwrap();
     link.close();
-    assert!(!link.open(Vec::new(), &events), "closed before it was ready");
+    assert!(
+        !link.open(Vec::new(), &events),
+        "closed before it was ready"
+    );
     assert!(!link.finish(false, &events));
     assert!(lock(&seen).is_empty());
 }
@@ -78,7 +95,10 @@ fn only_so_much_waits_for_the_link_up() {
     for _ in 0..EARLY_MAX {
         link.deliver(0, Vec::new(), &events).unwrap();
     }
-    assert_eq!(link.deliver(0, Vec::new(), &events), Err(Undelivered::TooEarly));
+    assert_eq!(
+        link.deliver(0, Vec::new(), &events),
+        Err(Undelivered::TooEarly)
+    );
 }
 
 #[test]

@@ -78,7 +78,14 @@ impl NetConfig {
     /// The defaults.
     pub(crate) fn new(cookie: Cookie) -> Self {
         let dial_timeout = Duration::from_secs(5);
-        Self { listen: None, ports: PORTS, before: None, avoid: Vec::new(), cookie, dial_timeout }
+        Self {
+            listen: None,
+            ports: PORTS,
+            before: None,
+            avoid: Vec::new(),
+            cookie,
+            dial_timeout,
+        }
     }
 }
 
@@ -127,7 +134,9 @@ pub(crate) struct Net {
 
 impl fmt::Debug for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Net").field("addr", &self.addr).finish_non_exhaustive()
+        f.debug_struct("Net")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
     }
 }
 
@@ -143,13 +152,20 @@ impl Net {
         events: Events,
     ) -> Result<Self, StartError> {
         if lanes == 0 || lanes > gateway::LANES_MAX {
-            return Err(StartError::Other(format!("{lanes} lanes; take 1 to {}", gateway::LANES_MAX)));
+            return Err(StartError::Other(format!(
+                "{lanes} lanes; take 1 to {}",
+                gateway::LANES_MAX
+            )));
         }
         let listener = accept::bind(&config).await?;
         let other = |what: &str, e: &dyn fmt::Display| StartError::Other(format!("{what}: {e}"));
-        let addr = listener.local_addr().map_err(|e| other("the listener has no address", &e))?;
+        let addr = listener
+            .local_addr()
+            .map_err(|e| other("the listener has no address", &e))?;
         if RUNNING.swap(true, Ordering::SeqCst) {
-            return Err(StartError::Other("this process runs a node already; start another process".to_owned()));
+            return Err(StartError::Other(
+                "this process runs a node already; start another process".to_owned(),
+            ));
         }
         let hub = Arc::new(Hub::new(config, me(addr), events));
         let root = match gateway::start(Arc::clone(&hub), lanes).await {
@@ -161,7 +177,12 @@ impl Net {
         };
         let task = tokio::spawn(accept::run(Arc::clone(&hub), listener));
         tracing::info!(node = %hub.me().id, %addr, "listening");
-        Ok(Self { hub, addr, root, listener: Arc::new(std::sync::Mutex::new(Some(task))) })
+        Ok(Self {
+            hub,
+            addr,
+            root,
+            listener: Arc::new(std::sync::Mutex::new(Some(task))),
+        })
     }
 
     /// Where we listen.
@@ -227,7 +248,11 @@ impl Net {
 
         let deadline = Instant::now() + FLUSH_MAX;
         let links = self.hub.links();
-        while links.iter().any(|link| link.stage() == Stage::Up && link.backlog() > 0) && Instant::now() < deadline {
+        while links
+            .iter()
+            .any(|link| link.stage() == Stage::Up && link.backlog() > 0)
+            && Instant::now() < deadline
+        {
             sleep(FLUSH_LOOK).await;
         }
         for link in &links {
@@ -236,12 +261,20 @@ impl Net {
         let deadline = Instant::now() + FLUSH_MAX;
         for link in &links {
             // Gone or not, it is closed now.
-            let _ = timeout_at(deadline, link.stages().wait_for(|stage| *stage == Stage::Gone)).await;
+            let _ = timeout_at(
+                deadline,
+                link.stages().wait_for(|stage| *stage == Stage::Gone),
+            )
+            .await;
             link.close();
         }
         let deadline = Instant::now() + FLUSH_MAX;
         for link in &links {
-            let _ = timeout_at(deadline, link.stages().wait_for(|stage| *stage == Stage::Gone)).await;
+            let _ = timeout_at(
+                deadline,
+                link.stages().wait_for(|stage| *stage == Stage::Gone),
+            )
+            .await;
             link.finish(false, &self.hub.events);
         }
         // Its children go with it.

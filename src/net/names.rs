@@ -51,13 +51,21 @@ impl PeerSpec {
             }
             None => (None, None),
         };
-        Ok(Self { name: name.to_owned(), host, port })
+        Ok(Self {
+            name: name.to_owned(),
+            host,
+            port,
+        })
     }
 
     /// The full name of a node of this machine: without a host, the machine's short host name.
     pub(crate) fn node_name(&self) -> NodeName {
         let host = self.host.clone().unwrap_or_else(short_host);
-        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host
+        };
         NodeName::new(format!("{}@{host}", self.name))
     }
 
@@ -72,14 +80,27 @@ impl PeerSpec {
         if local && self.port.is_none() {
             let name = match self.host.as_deref() {
                 Some(host) if !is_loopback(host) => self.node_name(),
-                _ => Self { host: None, ..self.clone() }.node_name(),
+                _ => Self {
+                    host: None,
+                    ..self.clone()
+                }
+                .node_name(),
             };
             if let Some(addr) = registry.lookup(&name) {
-                return Ok(Place { expect: name.to_string(), addr: addr.to_string() });
+                return Ok(Place {
+                    expect: name.to_string(),
+                    addr: addr.to_string(),
+                });
             }
-            let mut running = registry.running().into_iter().filter(|(n, _)| self.host.is_none() && n.short() == self.name);
+            let mut running = registry
+                .running()
+                .into_iter()
+                .filter(|(n, _)| self.host.is_none() && n.short() == self.name);
             if let (Some((name, addr)), None) = (running.next(), running.next()) {
-                return Ok(Place { expect: name.to_string(), addr: addr.to_string() });
+                return Ok(Place {
+                    expect: name.to_string(),
+                    addr: addr.to_string(),
+                });
             }
             return Err(format!(
                 "no node {} has run on this machine: start it, or name its address as {}@HOST:PORT",
@@ -88,17 +109,30 @@ impl PeerSpec {
         }
         let whole = self.node_name();
         if self.port.is_none()
-            && let Some((_, addr)) = registry.running().into_iter().find(|(name, _)| *name == whole)
+            && let Some((_, addr)) = registry
+                .running()
+                .into_iter()
+                .find(|(name, _)| *name == whole)
         {
-            return Ok(Place { expect: whole.to_string(), addr: addr.to_string() });
+            return Ok(Place {
+                expect: whole.to_string(),
+                addr: addr.to_string(),
+            });
         }
         let host = match self.host.as_deref() {
             Some(host) if !local || is_loopback(host) => host,
             _ => "127.0.0.1",
         };
         let port = self.port.unwrap_or(*PORTS.start());
-        let addr = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Ok(Place { expect: self.name.clone(), addr })
+        let addr = if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        Ok(Place {
+            expect: self.name.clone(),
+            addr,
+        })
     }
 
     /// Whether the host is this machine.
@@ -113,14 +147,28 @@ impl PeerSpec {
 /// The machine's host name up to its first dot.
 pub(crate) fn short_host() -> String {
     let name = gethostname::gethostname().to_string_lossy().into_owned();
-    let short: String = name.split('.').next().unwrap_or_default().chars().take(HOST_MAX).collect();
-    if !short.is_empty() && short.bytes().all(is_name_byte) { short } else { "localhost".to_owned() }
+    let short: String = name
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(HOST_MAX)
+        .collect();
+    if !short.is_empty() && short.bytes().all(is_name_byte) {
+        short
+    } else {
+        "localhost".to_owned()
+    }
 }
 
 /// Whether a node called `name` is the expected one: the same full name, or the same part before the `@` if
 /// nothing more is expected.
 pub(crate) fn matches(expect: &str, name: &NodeName) -> bool {
-    if expect.contains('@') { expect == name.as_str() } else { expect == name.short() }
+    if expect.contains('@') {
+        expect == name.as_str()
+    } else {
+        expect == name.short()
+    }
 }
 
 /// Whether this is a full name, `NAME@HOST`.
@@ -134,12 +182,17 @@ pub(crate) fn valid_address(addr: &str) -> bool {
 }
 
 fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static str> {
-    const BAD_HOST: &str = "a host is a name, an IPv4 address, or an IPv6 address in brackets, then perhaps ':PORT'";
+    const BAD_HOST: &str =
+        "a host is a name, an IPv4 address, or an IPv6 address in brackets, then perhaps ':PORT'";
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or(BAD_HOST)?;
             host.parse::<Ipv6Addr>().map_err(|_| BAD_HOST)?;
-            (host, rest.strip_prefix(':').map_or_else(|| rest.is_empty().then_some(None), |port| Some(Some(port))))
+            (
+                host,
+                rest.strip_prefix(':')
+                    .map_or_else(|| rest.is_empty().then_some(None), |port| Some(Some(port))),
+            )
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host, Some(Some(port))),
@@ -158,7 +211,8 @@ fn parse_host(text: &str) -> Result<(String, Option<u16>), &'static str> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -178,7 +232,11 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, host: Option<&str>, port: Option<u16>) -> PeerSpec {
-        PeerSpec { name: name.to_owned(), host: host.map(str::to_owned), port }
+        PeerSpec {
+            name: name.to_owned(),
+            host: host.map(str::to_owned),
+            port,
+        }
     }
 
     #[test]
@@ -187,10 +245,19 @@ mod tests {
             ("bob", spec("bob", None, None)),
             ("b.o-b_1", spec("b.o-b_1", None, None)),
             ("bob@host", spec("bob", Some("host"), None)),
-            ("bob@host.example:1", spec("bob", Some("host.example"), Some(1))),
-            ("bob@10.0.0.1:65535", spec("bob", Some("10.0.0.1"), Some(65535))),
+            (
+                "bob@host.example:1",
+                spec("bob", Some("host.example"), Some(1)),
+            ),
+            (
+                "bob@10.0.0.1:65535",
+                spec("bob", Some("10.0.0.1"), Some(65535)),
+            ),
             ("bob@[::1]", spec("bob", Some("::1"), None)),
-            ("bob@[fe80::1]:21500", spec("bob", Some("fe80::1"), Some(21500))),
+            (
+                "bob@[fe80::1]:21500",
+                spec("bob", Some("fe80::1"), Some(21500)),
+            ),
         ] {
             assert_eq!(PeerSpec::parse(text), Ok(expected), "{text}");
         }
@@ -237,8 +304,17 @@ mod tests {
 
     #[test]
     fn an_address_has_a_port() {
-        assert!(valid_address("127.0.0.1:1") && valid_address("[::1]:1") && valid_address("host.example:21500"));
-        assert!(!valid_address("host") && !valid_address("host:0") && !valid_address("") && !valid_address("a\nb:1"));
+        assert!(
+            valid_address("127.0.0.1:1")
+                && valid_address("[::1]:1")
+                && valid_address("host.example:21500")
+        );
+        assert!(
+            !valid_address("host")
+                && !valid_address("host:0")
+                && !valid_address("")
+                && !valid_address("a\nb:1")
+        );
     }
 
     #[test]
@@ -253,15 +329,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::open_at(dir.path().join("run")).unwrap();
         let bob = PeerSpec::parse("bob").unwrap();
-        assert!(bob.resolve(&registry).unwrap_err().contains("bob@HOST:PORT"));
+        assert!(
+            bob.resolve(&registry)
+                .unwrap_err()
+                .contains("bob@HOST:PORT")
+        );
 
         let mut claim = registry.claim(&bob.node_name()).unwrap();
         claim.record(loopback(21_501), 1).unwrap();
-        for text in ["bob", "bob@localhost", "bob@127.0.0.1", &format!("bob@{}", short_host())] {
+        for text in [
+            "bob",
+            "bob@localhost",
+            "bob@127.0.0.1",
+            &format!("bob@{}", short_host()),
+        ] {
             let place = PeerSpec::parse(text).unwrap().resolve(&registry).unwrap();
             assert_eq!(
                 place,
-                Place { expect: bob.node_name().to_string(), addr: "127.0.0.1:21501".to_owned() },
+                Place {
+                    expect: bob.node_name().to_string(),
+                    addr: "127.0.0.1:21501".to_owned()
+                },
                 "{text}"
             );
         }
@@ -272,7 +360,14 @@ mod tests {
             (&format!("bob@{}:7", short_host()), "127.0.0.1:7"),
         ] {
             let place = PeerSpec::parse(text).unwrap().resolve(&registry).unwrap();
-            assert_eq!(place, Place { expect: "bob".to_owned(), addr: addr.to_owned() }, "{text}");
+            assert_eq!(
+                place,
+                Place {
+                    expect: "bob".to_owned(),
+                    addr: addr.to_owned()
+                },
+                "{text}"
+            );
         }
     }
 }

@@ -57,7 +57,11 @@ impl Registry {
     /// # Errors
     /// [`StartError::Other`] if the directory is not ours alone to write.
     pub(crate) fn open() -> Result<Self, StartError> {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let dir = match (set(ENV), set("XDG_RUNTIME_DIR")) {
             (Some(dir), _) => dir,
             (None, Some(base)) if base.is_dir() => base.join("statekeeper"),
@@ -69,13 +73,19 @@ impl Registry {
     /// Opens the registry in that directory.
     pub(crate) fn open_at(dir: PathBuf) -> Result<Self, StartError> {
         let failed = |reason: String| {
-            StartError::Other(format!("runtime directory {}: {reason}; or name another one with {ENV}", dir.display()))
+            StartError::Other(format!(
+                "runtime directory {}: {reason}; or name another one with {ENV}",
+                dir.display()
+            ))
         };
         match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(format!("cannot be made: {e}"))),
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(format!("cannot be made: {e}")));
+            }
             _ => {}
         }
-        let meta = fs::symlink_metadata(&dir).map_err(|e| failed(format!("cannot be read: {e}")))?;
+        let meta =
+            fs::symlink_metadata(&dir).map_err(|e| failed(format!("cannot be read: {e}")))?;
         if !meta.is_dir() {
             return Err(failed("is not a directory; remove it".to_owned()));
         }
@@ -83,7 +93,10 @@ impl Registry {
             return Err(failed("belongs to another user; remove it".to_owned()));
         }
         if meta.mode() & 0o022 != 0 {
-            return Err(failed(format!("others can write to it; run: chmod 700 {}", dir.display())));
+            return Err(failed(format!(
+                "others can write to it; run: chmod 700 {}",
+                dir.display()
+            )));
         }
         Ok(Self { dir })
     }
@@ -94,7 +107,8 @@ impl Registry {
     /// [`StartError::NameInUse`] when a living process has it.
     pub(crate) fn claim(&self, name: &NodeName) -> Result<Claim, StartError> {
         let path = self.path(name);
-        let failed = |e: io::Error| StartError::Other(format!("registry file {}: {e}", path.display()));
+        let failed =
+            |e: io::Error| StartError::Other(format!("registry file {}: {e}", path.display()));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -109,13 +123,18 @@ impl Registry {
                     let before = read(&file);
                     return Ok(Claim { file, before });
                 }
-                Err(TryLockError::WouldBlock) if attempt < CLAIM_TRIES => std::thread::sleep(CLAIM_PAUSE),
+                Err(TryLockError::WouldBlock) if attempt < CLAIM_TRIES => {
+                    std::thread::sleep(CLAIM_PAUSE)
+                }
                 Err(TryLockError::WouldBlock) => break,
                 Err(TryLockError::Error(e)) => return Err(failed(e)),
             }
         }
         let pid = read(&file).map_or(0, |record| record.pid);
-        Err(StartError::NameInUse { name: name.clone(), pid })
+        Err(StartError::NameInUse {
+            name: name.clone(),
+            pid,
+        })
     }
 
     /// Where the node of that name listens, or last listened.
@@ -125,7 +144,8 @@ impl Registry {
 
     /// The nodes that run now, sorted by name.
     pub(crate) fn running(&self) -> Vec<(NodeName, SocketAddr)> {
-        let is_locked = |file: &File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        let is_locked =
+            |file: &File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
         let mut running = Vec::new();
         self.each(|name, file, record| {
             if is_locked(file) {
@@ -149,12 +169,19 @@ impl Registry {
     }
 
     fn each(&self, mut visit: impl FnMut(NodeName, &File, Record)) {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return;
+        };
         for entry in entries.take(FILES_MAX).flatten() {
             let file_name = entry.file_name();
-            let name = file_name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).filter(|name| names::valid(name));
+            let name = file_name
+                .to_str()
+                .and_then(|name| name.strip_suffix(SUFFIX))
+                .filter(|name| names::valid(name));
             let Some(name) = name else { continue };
-            let Ok(file) = File::open(entry.path()) else { continue };
+            let Ok(file) = File::open(entry.path()) else {
+                continue;
+            };
             let Some(record) = read(&file) else { continue };
             visit(NodeName::new(name), &file, record);
         }
@@ -204,8 +231,11 @@ fn read(file: &File) -> Option<Record> {
 /// Our user id, without a system call of our own: `/proc/self` belongs to us.
 fn our_uid() -> Result<u32, StartError> {
     let owner = |path: &Path| fs::metadata(path).map(|meta| meta.uid());
-    owner(Path::new("/proc/self"))
-        .map_err(|e| StartError::Other(format!("cannot find out the user: /proc/self: {e}; is /proc mounted?")))
+    owner(Path::new("/proc/self")).map_err(|e| {
+        StartError::Other(format!(
+            "cannot find out the user: /proc/self: {e}; is /proc mounted?"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -228,7 +258,10 @@ mod tests {
         let mut claim = registry.claim(&bob).unwrap();
         claim.record(loopback(21_500), 7).unwrap();
         let error = registry.claim(&bob).unwrap_err();
-        assert!(matches!(error, StartError::NameInUse { pid, .. } if pid == std::process::id()), "{error}");
+        assert!(
+            matches!(error, StartError::NameInUse { pid, .. } if pid == std::process::id()),
+            "{error}"
+        );
         drop(claim);
         registry.claim(&bob).unwrap();
     }
@@ -240,7 +273,9 @@ mod tests {
         assert_eq!(registry.lookup(&bob), None);
         let mut claim = registry.claim(&bob).unwrap();
         assert_eq!(claim.before(), None);
-        claim.record("[2001:db8::1]:21999".parse().unwrap(), u64::MAX).unwrap();
+        claim
+            .record("[2001:db8::1]:21999".parse().unwrap(), u64::MAX)
+            .unwrap();
         claim.record(loopback(21_500), 7).unwrap();
         drop(claim);
         assert_eq!(registry.lookup(&bob), Some(loopback(21_500)));
@@ -254,7 +289,11 @@ mod tests {
         let (bob, eve) = (NodeName::new("bob@host"), NodeName::new("eve@host"));
         let mut bobs = registry.claim(&bob).unwrap();
         bobs.record(loopback(21_500), 1).unwrap();
-        registry.claim(&eve).unwrap().record(loopback(21_501), 1).unwrap();
+        registry
+            .claim(&eve)
+            .unwrap()
+            .record(loopback(21_501), 1)
+            .unwrap();
         assert_eq!(registry.running(), [(bob.clone(), loopback(21_500))]);
         assert_eq!(registry.ports_of_others(&bob), [21_501]);
         assert_eq!(registry.ports_of_others(&eve), [21_500]);
@@ -265,8 +304,12 @@ mod tests {
     #[test]
     fn half_written_and_foreign_files_are_passed_over() {
         let (_dir, registry) = registry();
-        for (file, text) in [("a@h.node", "12 127.0.0.1:1"), ("b@h.node", ""), ("c@h.node", "x y z end\n"), ("x", "y")]
-        {
+        for (file, text) in [
+            ("a@h.node", "12 127.0.0.1:1"),
+            ("b@h.node", ""),
+            ("c@h.node", "x y z end\n"),
+            ("x", "y"),
+        ] {
             fs::write(registry.dir.join(file), text).unwrap();
         }
         fs::write(registry.dir.join("d@h.node"), [0xff; 2000]).unwrap();
@@ -285,6 +328,11 @@ mod tests {
 
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert!(Registry::open_at(link).unwrap_err().to_string().contains("not a directory"));
+        assert!(
+            Registry::open_at(link)
+                .unwrap_err()
+                .to_string()
+                .contains("not a directory")
+        );
     }
 }

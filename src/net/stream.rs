@@ -58,7 +58,11 @@ struct Meter {
 
 impl Meter {
     /// Goes on by these bytes, and calls `whole` for every frame that they complete.
-    fn follow(&mut self, mut bytes: &[u8], mut whole: impl FnMut(Carries)) -> Result<(), Impossible> {
+    fn follow(
+        &mut self,
+        mut bytes: &[u8],
+        mut whole: impl FnMut(Carries),
+    ) -> Result<(), Impossible> {
         while !bytes.is_empty() {
             if self.head_filled < self.head.len() {
                 let n = bytes.len().min(self.head.len() - self.head_filled);
@@ -85,7 +89,9 @@ impl Meter {
                     _ => return Err(Impossible::Malformed),
                 },
             };
-            let n = usize::try_from(self.body_left).unwrap_or(usize::MAX).min(bytes.len());
+            let n = usize::try_from(self.body_left)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
             self.body_left -= n as u64;
             bytes = &bytes[n..];
             if self.body_left == 0 {
@@ -113,9 +119,21 @@ impl ClusterBidiStream for LinkStream {
     fn split(self: Box<Self>) -> (BoxRead, BoxWrite) {
         let (read, write) = self.stream.into_split();
         let inner = BufReader::with_capacity(READ_BUFFER, read);
-        let reader =
-            Reader { inner, meter: Meter::default(), link: Arc::clone(&self.link), tally: self.tally, end: None };
-        (Box::new(reader), Box::new(Writer { inner: write, meter: Meter::default(), link: self.link }))
+        let reader = Reader {
+            inner,
+            meter: Meter::default(),
+            link: Arc::clone(&self.link),
+            tally: self.tally,
+            end: None,
+        };
+        (
+            Box::new(reader),
+            Box::new(Writer {
+                inner: write,
+                meter: Meter::default(),
+                link: self.link,
+            }),
+        )
     }
 
     fn peer_label(&self) -> Option<String> {
@@ -145,7 +163,9 @@ struct End {
 impl Reader {
     /// The end, once all that came before it is handled, or that took too long.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(end) = &mut self.end else { return Poll::Ready(Ok(())) };
+        let Some(end) = &mut self.end else {
+            return Poll::Ready(Ok(()));
+        };
         loop {
             let is_handled = self.link.handled.load(Relaxed) >= self.link.arrived.load(Relaxed);
             if is_handled || Instant::now() >= end.until {
@@ -158,7 +178,11 @@ impl Reader {
 }
 
 impl AsyncRead for Reader {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.end.is_some() {
             return this.poll_end(cx);
@@ -169,7 +193,11 @@ impl AsyncRead for Reader {
         if result.is_err() || (new.is_empty() && buf.remaining() > 0) {
             this.link.ended.store(true, Relaxed);
             let look = Box::pin(sleep(HANDLED_LOOK));
-            this.end = Some(End { result, until: Instant::now() + HANDLED_MAX, look });
+            this.end = Some(End {
+                result,
+                until: Instant::now() + HANDLED_MAX,
+                look,
+            });
             return this.poll_end(cx);
         }
         let link = &this.link;
@@ -185,7 +213,10 @@ impl AsyncRead for Reader {
                 Impossible::Malformed => &this.tally.malformed,
             });
             tracing::warn!(peer = %this.link.peer_id(), reason = ?impossible, "an impossible frame: the link ends");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "impossible frame")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "impossible frame",
+            )));
         }
         Poll::Ready(Ok(()))
     }
@@ -198,7 +229,11 @@ struct Writer {
 }
 
 impl AsyncWrite for Writer {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         match ready!(Pin::new(&mut this.inner).poll_write(cx, buf)) {
             Ok(n) => {
@@ -211,7 +246,10 @@ impl AsyncWrite for Writer {
                 // A frame of ours that the peer would not take ends the link there.
                 if let Err(impossible) = this.meter.follow(&buf[..n], whole) {
                     tracing::error!(peer = %this.link.peer_id(), reason = ?impossible, "own frame is impossible");
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "impossible frame")));
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "impossible frame",
+                    )));
                 }
                 Poll::Ready(Ok(n))
             }
@@ -256,7 +294,11 @@ mod tests {
                 assert_eq!(result, Ok(()));
                 whole.extend(some);
             }
-            assert_eq!(whole, [Carries::Auth, Carries::Node, Carries::Control], "{cut}");
+            assert_eq!(
+                whole,
+                [Carries::Auth, Carries::Node, Carries::Control],
+                "{cut}"
+            );
         }
     }
 
@@ -265,11 +307,20 @@ mod tests {
         for (bytes, expected) in [
             (frame(&[]), Impossible::Malformed),
             (frame(&[0x22, 0]), Impossible::Malformed),
-            ((FRAME_MAX + 1).to_be_bytes().to_vec(), Impossible::Oversized),
+            (
+                (FRAME_MAX + 1).to_be_bytes().to_vec(),
+                Impossible::Oversized,
+            ),
             (b"GET / HT".to_vec(), Impossible::Oversized),
         ] {
-            assert_eq!(follow(&mut Meter::default(), &bytes), (vec![], Err(expected)));
+            assert_eq!(
+                follow(&mut Meter::default(), &bytes),
+                (vec![], Err(expected))
+            );
         }
-        assert_eq!(follow(&mut Meter::default(), &FRAME_MAX.to_be_bytes()), (vec![], Ok(())));
+        assert_eq!(
+            follow(&mut Meter::default(), &FRAME_MAX.to_be_bytes()),
+            (vec![], Ok(()))
+        );
     }
 }

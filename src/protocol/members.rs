@@ -51,6 +51,18 @@ pub struct Timings {
     pub redial: Millis,
 }
 
+/// What all members of a cluster must have in common: one's lease is only as good as the others' promises, and a
+/// keeper that counts fewer backups drops what an owner relies on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Terms {
+    /// See [`Timings::lease`].
+    pub lease: Millis,
+    /// See [`Timings::promise`].
+    pub promise: Millis,
+    /// How many backups each actor has.
+    pub backups: u64,
+}
+
 impl Default for Timings {
     fn default() -> Self {
         Self {
@@ -100,6 +112,8 @@ pub enum Msg {
     Join {
         /// Who asks.
         member: Member,
+        /// What it was started with.
+        terms: Terms,
     },
     /// An established cluster asks a node that is still alone to send `Join`.
     Invite,
@@ -128,6 +142,8 @@ pub enum Refusal {
     Established,
     /// A living member has that name.
     NameInUse,
+    /// The two were started with other leases or numbers of backups.
+    Different,
     /// This identity was evicted, or its name had a later life: it must come back with a greater incarnation.
     Evicted {
         /// The last life of that name that the sender knows of.
@@ -184,6 +200,8 @@ pub enum Input {
         /// Whether every member's sync-done arrived.
         complete: bool,
     },
+    /// This node stops, handed over or not: from now on it serves nobody and votes for nothing.
+    Stop,
     /// The operating system at an address that was dialled says that nobody listens there.
     DialRefused {
         /// The name expected there.
@@ -260,6 +278,11 @@ pub enum Failure {
         "a living member of that cluster already has this node's name; start this node under another name"
     )]
     NameInUse,
+    /// The nodes do not keep the same promises.
+    #[error(
+        "the nodes were started with different --lease, --promise or --backups; start all with the same"
+    )]
+    Different,
     /// The peer went away, or did not admit this node in time.
     #[error("the peer did not answer in time; try again")]
     NoAnswer,
@@ -281,7 +304,9 @@ pub enum Failure {
     #[error("this node is not in a cluster")]
     NotMember,
     /// The node stopped, but too few members answered to hand over first.
-    #[error("left without handing over, too few members answered: the others have all that was acknowledged, unless they are lost too")]
+    #[error(
+        "left without handing over, too few members answered: the others have all that was acknowledged, unless they are lost too"
+    )]
     NotHandedOver,
     /// The agreement was overtaken by another view.
     #[error("the view changed meanwhile; look at 'view' and try again")]
@@ -307,6 +332,8 @@ pub enum Status {
 
 /// A view with more members is not believed, and nobody is admitted beyond it.
 const VIEW_MAX: usize = 1024;
+/// Incarnations beyond this are nonsense, and could not be exceeded.
+const INCARNATION_MAX: u64 = 1 << 62;
 /// Further links are hung up.
 const LINKS_MAX: usize = 2 * VIEW_MAX;
 /// Further joiners are not queued; they ask again.
@@ -353,6 +380,8 @@ pub struct Members {
 
     deferred: Option<Deferred>,
     wish_since: Option<Millis>,
+    /// A decided view without this node, which only this node may know of: it must not take that with it.
+    outvoted: Option<View>,
     /// When another proposer's step was last seen.
     bustle: Option<Millis>,
     next_try: Millis,
@@ -364,6 +393,8 @@ pub struct Members {
     /// Evicted while alive: looks for its former peers, and admits nobody before it found them.
     rejoining: bool,
     rejoin: Rejoining,
+    /// While rejoining: linked peers that belong to a cluster, by their own word.
+    inviters: BTreeSet<NodeId>,
     queue: Vec<Candidate>,
 
     forgets: Vec<Forgetting>,
@@ -378,6 +409,9 @@ pub struct Members {
     /// Members that bade farewell when no copy was missing: no loss.
     farewelled: BTreeSet<NodeId>,
     vanished: BTreeSet<NodeId>,
+    /// Who had all copies when the last barrier that this node knows of was complete. Fewer than `backups + 1` can
+    /// keep fewer backups: what they had is lost with the last of them.
+    basis: BTreeSet<NodeId>,
     losses: Vec<(Epoch, Vec<NodeId>)>,
 }
 
@@ -483,6 +517,7 @@ impl Members {
             unheard_told: Vec::new(),
             deferred: None,
             wish_since: None,
+            outvoted: None,
             bustle: None,
             next_try: Millis(0),
             cornered: None,
@@ -490,6 +525,7 @@ impl Members {
             invited: None,
             rejoining: false,
             rejoin: Rejoining::default(),
+            inviters: BTreeSet::new(),
             queue: Vec::new(),
             forgets: Vec::new(),
             leave: None,
@@ -499,6 +535,7 @@ impl Members {
             synced: false,
             farewelled: BTreeSet::new(),
             vanished: BTreeSet::new(),
+            basis: BTreeSet::new(),
             losses: Vec::new(),
         }
     }
@@ -518,6 +555,7 @@ impl Members {
             Input::Forget { name, force, token } => self.on_forget(&name, force, token, out),
             Input::Leave { token } => self.on_leave(token, out),
             Input::Synced { epoch, complete } => self.on_synced(epoch, complete),
+            Input::Stop => self.stop(false, out),
             Input::DialRefused { name, addr } => self.on_refused_dial(&name, &addr),
             Input::Stale { known } => self.on_stale(known, out),
             Input::HasData(has) => self.has_data = has,
@@ -532,6 +570,16 @@ impl Members {
         }
         self.drive_proposal(out);
         self.tell_lease(out);
+    }
+
+    /// What this node was started with.
+    pub fn terms(&self) -> Terms {
+        let Timings { lease, promise, .. } = self.timings;
+        Terms {
+            lease,
+            promise,
+            backups: self.backups as u64,
+        }
     }
 
     /// This node, in its current life.
@@ -567,9 +615,11 @@ impl Members {
         }
     }
 
-    /// The members that this node does not hear; when it is suspended, it waits for some of these.
+    /// The members whose pongs do not count any more; when this node is suspended, it waits for some of these.
     pub fn waiting_for(&self) -> Vec<NodeName> {
-        self.unheard().into_iter().map(|id| id.name).collect()
+        let others = self.view.ids().filter(|id| **id != self.me.id);
+        let missing = others.filter(|id| self.lease.held_until(id) <= self.now);
+        missing.map(|id| id.name.clone()).collect()
     }
 
     /// The losses reported so far, oldest first: the epoch that each showed in, and who had vanished.
@@ -601,7 +651,7 @@ impl Members {
             Msg::Agree { epoch, dead, step } => self.on_agree(from, epoch, dead, step, out),
             Msg::ViewIs(view) => self.on_view_is(from, view, out),
             Msg::ViewWanted => self.on_view_wanted(from, out),
-            Msg::Join { member } => self.on_join(from, member, out),
+            Msg::Join { member, terms } => self.on_join(from, member, terms, out),
             Msg::Invite => self.on_invite(from, out),
             Msg::Refused(refusal) => self.on_refused(from, &refusal, out),
             Msg::Declined {
@@ -630,11 +680,13 @@ impl Members {
     }
 
     fn tell_lease(&mut self, out: &mut Vec<Effect>) {
-        let until = self.lease.leased_until(self.now);
-        let alone = self.view.members.len() == 1;
-        let fresh_enough =
-            alone && until > self.leased && self.leased.0 > self.now.0 + self.timings.lease.0 / 2;
-        if until != self.leased && !fresh_enough {
+        // A node that is alone answers nobody, whatever its lease: parts that have not heard yet that their life is
+        // over must not answer under the lease of the next.
+        let until = match self.view.members.len() {
+            1 => Millis(0),
+            _ => self.lease.leased_until(self.now),
+        };
+        if until != self.leased {
             self.leased = until;
             out.push(Effect::Lease { until });
         }

@@ -15,7 +15,12 @@ impl Placement {
     /// The placement that `view` prescribes.
     pub fn of(view: &View) -> Self {
         let seed = |name: &NodeName| xxhash_rust::xxh3::xxh3_64(name.as_str().as_bytes());
-        Self { active: view.active().map(|id| (seed(&id.name), id.clone())).collect() }
+        Self {
+            active: view
+                .active()
+                .map(|id| (seed(&id.name), id.clone()))
+                .collect(),
+        }
     }
 
     /// How many members hold copies.
@@ -35,26 +40,42 @@ impl Placement {
 
     /// The active members from the best rank for `key` to the worst.
     pub fn ranked(&self, key: &Key) -> Vec<&NodeId> {
-        let mut scored: Vec<(u64, &NodeId)> =
-            self.active.iter().map(|(seed, id)| (mix(seed ^ key.hash()), id)).collect();
+        let mut scored: Vec<(u64, &NodeId)> = self
+            .active
+            .iter()
+            .map(|(seed, id)| (mix(seed ^ key.hash()), id))
+            .collect();
         scored.sort_unstable_by(|a, b| b.cmp(a));
         scored.into_iter().map(|(_, id)| id).collect()
     }
 
     /// The member of rank 0: the directory entry of `key`.
     pub fn home(&self, key: &Key) -> Option<&NodeId> {
-        self.active.iter().map(|(seed, id)| (mix(seed ^ key.hash()), id)).max().map(|(_, id)| id)
+        self.active
+            .iter()
+            .map(|(seed, id)| (mix(seed ^ key.hash()), id))
+            .max()
+            .map(|(_, id)| id)
     }
 
     /// The first `backups` members that are not `owner`: who holds a copy beside it. The home is either the
     /// owner or the first of them, so that its record doubles as the directory entry.
     pub fn keepers(&self, key: &Key, owner: &NodeId, backups: usize) -> Vec<NodeId> {
-        self.ranked(key).into_iter().filter(|id| *id != owner).take(backups).cloned().collect()
+        self.ranked(key)
+            .into_iter()
+            .filter(|id| *id != owner)
+            .take(backups)
+            .cloned()
+            .collect()
     }
 
     /// The first `backups + 1` members: where a record without an owner lives.
     pub fn top(&self, key: &Key, backups: usize) -> Vec<NodeId> {
-        self.ranked(key).into_iter().take(backups + 1).cloned().collect()
+        self.ranked(key)
+            .into_iter()
+            .take(backups + 1)
+            .cloned()
+            .collect()
     }
 }
 
@@ -78,10 +99,18 @@ mod tests {
 
     fn placement(nodes: std::ops::Range<usize>, incarnation: u64) -> Placement {
         let mut members: Vec<Member> = nodes
-            .map(|n| Member { id: NodeId::new(format!("n{n}@host"), incarnation), addr: Arc::from("") })
+            .map(|n| Member {
+                id: NodeId::new(format!("n{n}@host"), incarnation),
+                addr: Arc::from(""),
+            })
             .collect();
         members.sort();
-        Placement::of(&View { cluster: ClusterId(1), epoch: Epoch(1), members, leaving: Vec::new() })
+        Placement::of(&View {
+            cluster: ClusterId(1),
+            epoch: Epoch(1),
+            members,
+            leaving: Vec::new(),
+        })
     }
 
     fn keys() -> impl Iterator<Item = Key> {
@@ -90,7 +119,9 @@ mod tests {
 
     /// How many keys have another home under `b` than under `a`.
     fn moved(a: &Placement, b: &Placement) -> usize {
-        keys().filter(|key| a.home(key).map(|id| &id.name) != b.home(key).map(|id| &id.name)).count()
+        keys()
+            .filter(|key| a.home(key).map(|id| &id.name) != b.home(key).map(|id| &id.name))
+            .count()
     }
 
     proptest! {
@@ -154,7 +185,10 @@ mod tests {
         for nodes in 2..8 {
             let moved = moved(&placement(0..nodes, 1), &placement(0..nodes + 1, 1));
             let share = KEYS / (nodes + 1);
-            assert!((share / 2..share * 2).contains(&moved), "{moved} of {KEYS} keys move to node {nodes}");
+            assert!(
+                (share / 2..share * 2).contains(&moved),
+                "{moved} of {KEYS} keys move to node {nodes}"
+            );
         }
     }
 
@@ -164,7 +198,10 @@ mod tests {
         for (_, id) in &placement.active {
             let homes = keys().filter(|key| placement.home(key) == Some(id)).count();
             let share = KEYS / 5;
-            assert!((share / 2..share * 2).contains(&homes), "{id} is the home of {homes} of {KEYS} keys");
+            assert!(
+                (share / 2..share * 2).contains(&homes),
+                "{id} is the home of {homes} of {KEYS} keys"
+            );
         }
     }
 

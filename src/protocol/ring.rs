@@ -11,10 +11,14 @@ use super::types::RequestId;
 /// How many replies are remembered. A retry whose request has been followed by this many others is applied again.
 pub const RING_LEN: usize = 32;
 
-/// The replies of the last [`RING_LEN`] requests with an id, oldest first. Empty, it is encoded as one byte.
+/// How many bytes of replies are remembered, but for the latest: the ring is backed up with every write.
+pub const RING_BYTES_MAX: usize = 256 * 1024;
+
+/// The replies of the last [`RING_LEN`] requests with an id, oldest first. Empty, it is encoded as two bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
 pub struct Ring {
+    /// Whether some reply was forgotten: then a request that is not known may have been carried out.
+    rolled: bool,
     entries: VecDeque<(RequestId, Bytes)>,
 }
 
@@ -22,7 +26,11 @@ impl Ring {
     /// The reply that this request got, if it is still remembered.
     pub fn lookup(&self, id: &RequestId) -> Option<&Bytes> {
         // A retry comes soon: the newest first.
-        self.entries.iter().rev().find(|(known, _)| known == id).map(|(_, reply)| reply)
+        self.entries
+            .iter()
+            .rev()
+            .find(|(known, _)| known == id)
+            .map(|(_, reply)| reply)
     }
 
     /// Remembers the reply of a request, and forgets the oldest if there are too many. A request that is known
@@ -31,11 +39,26 @@ impl Ring {
         if self.lookup(&id).is_some() {
             return;
         }
+        let mut bytes = reply.len()
+            + self
+                .entries
+                .iter()
+                .map(|(_, reply)| reply.len())
+                .sum::<usize>();
         // A loop, since a peer may have encoded more than there should be.
-        while self.entries.len() >= RING_LEN {
-            self.entries.pop_front();
+        while self.entries.len() >= RING_LEN || bytes > RING_BYTES_MAX {
+            let Some((_, oldest)) = self.entries.pop_front() else {
+                break;
+            };
+            bytes -= oldest.len();
+            self.rolled = true;
         }
         self.entries.push_back((id, reply));
+    }
+
+    /// Whether a request that is not known here may have been carried out all the same.
+    pub fn has_rolled(&self) -> bool {
+        self.rolled
     }
 
     /// How many requests are remembered.
@@ -109,7 +132,10 @@ mod tests {
 
     #[test]
     fn an_overfull_ring_of_a_peer_shrinks_to_its_length() {
-        let overfull = Ring { entries: (0..RING_LEN * 2).map(|n| (id(n), reply(n))).collect() };
+        let overfull = Ring {
+            rolled: false,
+            entries: (0..RING_LEN * 2).map(|n| (id(n), reply(n))).collect(),
+        };
         let bytes = postcard::to_stdvec(&overfull).expect("it encodes");
         let mut ring: Ring = postcard::from_bytes(&bytes).expect("it decodes");
         ring.remember(id(1_000), reply(1_000));
@@ -124,16 +150,31 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_ring_costs_one_byte() {
+    fn an_empty_ring_costs_two_bytes() {
         let bytes = postcard::to_stdvec(&Ring::default()).expect("it encodes");
-        assert_eq!(bytes.len(), 1);
+        assert_eq!(bytes.len(), 2);
         assert!(Ring::default().is_empty());
     }
 
     #[test]
     fn a_snapshot_survives_its_encoding() {
-        let snapshot = Snapshot { ring: filled(RING_LEN), state: Bytes::from_static(b"state") };
+        let snapshot = Snapshot {
+            ring: filled(RING_LEN),
+            state: Bytes::from_static(b"state"),
+        };
         let bytes = postcard::to_stdvec(&snapshot).expect("it encodes");
         assert_eq!(postcard::from_bytes::<Snapshot>(&bytes), Ok(snapshot));
+    }
+
+    #[test]
+    fn large_replies_are_forgotten_earlier_and_the_ring_says_so() {
+        let mut ring = Ring::default();
+        let large = Bytes::from(vec![7; RING_BYTES_MAX / 2]);
+        ring.remember(id(0), large.clone());
+        ring.remember(id(1), large.clone());
+        assert!(!ring.has_rolled());
+        ring.remember(id(2), large);
+        assert!(ring.has_rolled());
+        assert_eq!(ring.len(), 2);
     }
 }

@@ -37,6 +37,15 @@ pub use barrier::Progress;
 /// ones are dropped, and sent again by their senders.
 const PARKED_MAX: usize = 4_096;
 
+/// No actor is written to that often.
+const VERSION_MAX: u64 = 1 << 60;
+
+/// The share of all waiting requests that one key may have: one that hangs must not use up the whole part.
+const KEY_SHARE: usize = 16;
+
+/// As many requests may wait for one key in any case.
+const KEY_MIN: usize = 64;
+
 /// How many resend ticks a message may stay unanswered before it is sent again.
 const RESEND_AFTER: u64 = 2;
 
@@ -47,6 +56,8 @@ pub struct Request {
     pub id: Option<RequestId>,
     /// The call, as the layer above encodes it.
     pub payload: Bytes,
+    /// It was sent or handled before: whoever cannot tell whether it was carried out must not carry it out.
+    pub again: bool,
 }
 
 /// The end of a request.
@@ -201,6 +212,8 @@ pub enum Ran {
     },
     /// Not handled, the state is that of before; the reason goes to the client.
     Failed(Bytes),
+    /// Not handled: it was tried before, and whether that succeeded is forgotten.
+    Unknown,
 }
 
 /// What drives a part.
@@ -352,8 +365,6 @@ pub enum Effect {
 struct Pending {
     origin: Origin,
     request: Request,
-    /// It was handled or sent before, without an answer: nobody can say any more that it was not carried out.
-    maybe: bool,
 }
 
 /// A request that was handled, and whose answer waits for the keepers.
@@ -504,8 +515,15 @@ impl Shard {
     /// Takes one step. `leased`: whether this node may answer clients right now.
     pub fn handle(&mut self, leased: bool, input: Input, out: &mut Vec<Effect>) {
         match input {
-            Input::Request { token, key, request } => {
-                let pending = Pending { origin: Origin::Local(token), request, maybe: false };
+            Input::Request {
+                token,
+                key,
+                request,
+            } => {
+                let pending = Pending {
+                    origin: Origin::Local(token),
+                    request,
+                };
                 if self.quiescing {
                     self.finish(pending.origin, Answer::Leaving, out);
                 } else {
@@ -538,7 +556,12 @@ impl Shard {
     /// The Put that brings a keeper of `key` up to date; none if the key is not owned here (any more).
     pub fn put_of(&self, key: &Key) -> Option<Msg> {
         let own = self.own(key)?;
-        Some(Msg::Put { key: key.clone(), gen_: own.gen_, ver: own.ver, data: own.data.clone() })
+        Some(Msg::Put {
+            key: key.clone(),
+            gen_: own.gen_,
+            ver: own.ver,
+            data: own.data.clone(),
+        })
     }
 
     /// The epoch that messages are sent in.
@@ -559,7 +582,12 @@ impl Shard {
     /// The keys that this node owns: key, state, version and keepers.
     pub fn owned(&self) -> impl Iterator<Item = (&Key, &Bytes, u64, Vec<&NodeId>)> {
         self.slots.iter().filter_map(|(key, slot)| match slot {
-            Slot::Own(own) => Some((key, &own.data, own.ver, own.keepers.iter().map(|(k, _)| k).collect())),
+            Slot::Own(own) => Some((
+                key,
+                &own.data,
+                own.ver,
+                own.keepers.iter().map(|(k, _)| k).collect(),
+            )),
             Slot::Rec(_) => None,
         })
     }
@@ -572,7 +600,13 @@ impl Shard {
     /// The record of `key` that this node keeps for others: generation, version, state, owner, confirmed.
     pub fn record(&self, key: &Key) -> Option<(Epoch, u64, &Bytes, Option<&NodeId>, bool)> {
         match self.slots.get(key) {
-            Some(Slot::Rec(rec)) => Some((rec.gen_, rec.ver, &rec.data, rec.owner.as_ref(), rec.confirmed)),
+            Some(Slot::Rec(rec)) => Some((
+                rec.gen_,
+                rec.ver,
+                &rec.data,
+                rec.owner.as_ref(),
+                rec.confirmed,
+            )),
             Some(Slot::Own(_)) | None => None,
         }
     }
@@ -597,13 +631,24 @@ impl Shard {
         };
         for slot in self.slots.into_values() {
             if let Slot::Own(own) = slot {
-                own.running.into_iter().for_each(|p| note(p.origin, p.maybe));
-                own.waiting.into_iter().for_each(|h| note(h.pending.origin, true));
+                own.running
+                    .into_iter()
+                    .for_each(|p| note(p.origin, p.request.again));
+                own.waiting
+                    .into_iter()
+                    .for_each(|h| note(h.pending.origin, true));
             }
         }
-        self.wanted.into_values().flat_map(|w| w.pending).for_each(|p| note(p.origin, p.maybe));
-        self.forwarded.into_values().for_each(|f| note(f.pending.origin, true));
-        self.locating.into_keys().for_each(|token| tokens.push((token, false)));
+        self.wanted
+            .into_values()
+            .flat_map(|w| w.pending)
+            .for_each(|p| note(p.origin, p.request.again));
+        self.forwarded
+            .into_values()
+            .for_each(|f| note(f.pending.origin, true));
+        self.locating
+            .into_keys()
+            .for_each(|token| tokens.push((token, false)));
         tokens
     }
 
@@ -626,7 +671,14 @@ impl Shard {
         self.placement.len() >= 2 && self.placement.is_active(id)
     }
 
-    fn message(&mut self, leased: bool, from: NodeId, epoch: Epoch, msg: Msg, out: &mut Vec<Effect>) {
+    fn message(
+        &mut self,
+        leased: bool,
+        from: NodeId,
+        epoch: Epoch,
+        msg: Msg,
+        out: &mut Vec<Effect>,
+    ) {
         if epoch > self.view.epoch {
             out.push(Effect::WantView(from.clone()));
             if self.parked.len() < PARKED_MAX {
@@ -638,22 +690,56 @@ impl Shard {
             out.push(Effect::ShowView(from));
             return;
         }
+        if !self.is_plausible(&msg) {
+            return out.push(Effect::Broken(
+                "no state is newer than its epoch, or as old as time",
+            ));
+        }
         match msg {
             Msg::Claim { key } => self.claim(from, key, out),
             Msg::OwnerIs { key, owner } => self.owner_is(&key, &owner, out),
-            Msg::Grant { key, gen_, ver, data } => self.grant(key, gen_, ver, data, out),
-            Msg::Put { key, gen_, ver, data } => self.put(from, key, gen_, ver, data, out),
+            Msg::Grant {
+                key,
+                gen_,
+                ver,
+                data,
+            } => self.grant(key, gen_, ver, data, out),
+            Msg::Put {
+                key,
+                gen_,
+                ver,
+                data,
+            } => self.put(from, key, gen_, ver, data, out),
             Msg::PutAck { key, gen_, ver } => self.put_ack(leased, &from, &key, gen_, ver, out),
-            Msg::Hold { key, gen_, ver, data } => self.hold(from, key, gen_, ver, data, out),
+            Msg::Hold {
+                key,
+                gen_,
+                ver,
+                data,
+            } => self.hold(from, key, gen_, ver, data, out),
             Msg::HoldAck { key, gen_, ver } => self.hold_ack(from, &key, gen_, ver),
             Msg::Done { heard } => self.done(from, heard, out),
-            Msg::Forward { key, token, request } => {
-                self.accept(key, Pending { origin: Origin::Peer(from, token), request, maybe: false }, out);
+            Msg::Forward {
+                key,
+                token,
+                request,
+            } => {
+                self.accept(
+                    key,
+                    Pending {
+                        origin: Origin::Peer(from, token),
+                        request,
+                    },
+                    out,
+                );
             }
             Msg::Reply { token, answer } => self.reply(&from, token, answer, out),
             Msg::Locate { key, token } => {
                 if let Some(found) = self.located(&key) {
-                    out.push(Effect::Send { to: from, msg: Msg::Located { token, found } });
+                    out.push(Effect::Send {
+                        to: from,
+                        msg: Msg::Located { token, found },
+                    });
                 }
             }
             Msg::Located { token, found } => {
@@ -664,11 +750,31 @@ impl Shard {
         }
     }
 
+    /// Whether the numbers of a message can be: what a peer makes up must not block a key, or overflow.
+    fn is_plausible(&self, msg: &Msg) -> bool {
+        match msg {
+            Msg::Grant { gen_, ver, .. }
+            | Msg::Put { gen_, ver, .. }
+            | Msg::PutAck { gen_, ver, .. }
+            | Msg::Hold { gen_, ver, .. }
+            | Msg::HoldAck { gen_, ver, .. } => *gen_ <= self.view.epoch && *ver < VERSION_MAX,
+            Msg::Claim { .. }
+            | Msg::OwnerIs { .. }
+            | Msg::Done { .. }
+            | Msg::Forward { .. }
+            | Msg::Reply { .. }
+            | Msg::Locate { .. }
+            | Msg::Located { .. } => true,
+        }
+    }
+
     /// Answers what only the lease held back, and forgets which keys no longer lag.
     fn settle_all(&mut self, leased: bool, out: &mut Vec<Effect>) {
         for key in std::mem::take(&mut self.lagging) {
             self.settle(leased, &key, out);
-            let Some(own) = self.own_mut(&key) else { continue };
+            let Some(own) = self.own_mut(&key) else {
+                continue;
+            };
             own.listed = own.lags() || !own.waiting.is_empty();
             if own.listed {
                 self.lagging.push(key);
@@ -681,7 +787,10 @@ impl Shard {
         let tick = self.tick;
         self.settle_all(leased, out);
         for key in self.lagging.clone() {
-            if self.own(&key).is_some_and(|own| own.lags() && tick >= own.put_at + after) {
+            if self
+                .own(&key)
+                .is_some_and(|own| own.lags() && tick >= own.put_at + after)
+            {
                 self.send_puts(&key, out);
             }
         }
@@ -701,7 +810,7 @@ impl Shard {
         for (token, forwarded) in &mut self.forwarded {
             if tick >= forwarded.sent_at + after {
                 forwarded.sent_at = tick;
-                forwarded.pending.maybe = true;
+                forwarded.pending.request.again = true;
                 out.push(forwarded.message(*token));
             }
         }
@@ -726,24 +835,36 @@ impl Shard {
     fn finish(&mut self, origin: Origin, answer: Answer, out: &mut Vec<Effect>) {
         out.push(match origin {
             Origin::Local(token) => Effect::Answer { token, answer },
-            Origin::Peer(to, token) => Effect::Send { to, msg: Msg::Reply { token, answer } },
+            Origin::Peer(to, token) => Effect::Send {
+                to,
+                msg: Msg::Reply { token, answer },
+            },
         });
     }
 
+    /// Whether only requests of peers are left that this node has not begun, and will not.
     fn is_quiet(&self) -> bool {
-        let local = |p: &Pending| matches!(p.origin, Origin::Local(_));
-        self.forwarded.is_empty()
-            && self.wanted.values().all(|w| !w.pending.iter().any(local))
-            && self.slots.values().all(|slot| match slot {
-                Slot::Own(own) => own.running.is_empty() && own.waiting.is_empty(),
-                Slot::Rec(_) => true,
-            })
+        let parked = |p: &&Pending| matches!(p.origin, Origin::Peer(..));
+        self.pending
+            == self
+                .wanted
+                .values()
+                .flat_map(|w| &w.pending)
+                .filter(parked)
+                .count()
     }
 }
 
 impl Forwarded {
     fn message(&self, token: u64) -> Effect {
-        let msg = Msg::Forward { key: self.key.clone(), token, request: self.pending.request.clone() };
-        Effect::Send { to: self.to.clone(), msg }
+        let msg = Msg::Forward {
+            key: self.key.clone(),
+            token,
+            request: self.pending.request.clone(),
+        };
+        Effect::Send {
+            to: self.to.clone(),
+            msg,
+        }
     }
 }

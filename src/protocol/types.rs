@@ -52,7 +52,10 @@ pub struct NodeId {
 impl NodeId {
     /// The identity of one life of `name`.
     pub fn new(name: impl Into<Arc<str>>, incarnation: u64) -> Self {
-        Self { name: NodeName::new(name), incarnation }
+        Self {
+            name: NodeName::new(name),
+            incarnation,
+        }
     }
 }
 
@@ -78,7 +81,9 @@ pub struct Member {
 }
 
 /// Names one line of views. Minted at random by a node that starts alone, and by `forget --force`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct ClusterId(pub u64);
 
 impl fmt::Display for ClusterId {
@@ -88,7 +93,9 @@ impl fmt::Display for ClusterId {
 }
 
 /// Numbers the views of one cluster; each is decided once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
@@ -108,7 +115,9 @@ impl fmt::Display for Epoch {
 /// A reading of a node's own monotonic clock, or a span of it, in milliseconds.
 ///
 /// The protocol has no clock: whoever drives it passes the time in.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct Millis(pub u64);
 
 impl std::ops::Add for Millis {
@@ -138,11 +147,14 @@ impl Kind {
     }
 }
 
+/// The longest name of an actor, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+
 /// Names one actor in the cluster: its server type and its own name.
 ///
 /// Ordered by a hash that is the same on every node, so that maps compare one integer first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(from = "(Kind, Arc<str>)", into = "(Kind, Arc<str>)")]
+#[serde(try_from = "(Kind, Arc<str>)", into = "(Kind, Arc<str>)")]
 pub struct Key {
     hash: u64,
     kind: Kind,
@@ -153,7 +165,28 @@ impl Key {
     /// The key of the actor `name` of the server type `kind`.
     pub fn new(kind: Kind, name: impl Into<Arc<str>>) -> Self {
         let name = name.into();
-        Self { hash: xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0)), kind, name }
+        Self {
+            hash: xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0)),
+            kind,
+            name,
+        }
+    }
+
+    /// Whether `name` can name an actor: 1 to [`KEY_BYTES_MAX`] bytes, without control characters.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to do.
+    pub fn check(name: &str) -> Result<(), &'static str> {
+        if name.is_empty() {
+            return Err("it is empty; give one of 1 to 255 bytes");
+        }
+        if name.len() > KEY_BYTES_MAX {
+            return Err("it is longer than 255 bytes; give a shorter one");
+        }
+        if name.chars().any(char::is_control) {
+            return Err("it has control characters; leave them out");
+        }
+        Ok(())
     }
 
     /// A hash of the whole key, the same on every node.
@@ -178,9 +211,13 @@ impl std::hash::Hash for Key {
     }
 }
 
-impl From<(Kind, Arc<str>)> for Key {
-    fn from((kind, name): (Kind, Arc<str>)) -> Self {
-        Self::new(kind, name)
+impl TryFrom<(Kind, Arc<str>)> for Key {
+    type Error = &'static str;
+
+    /// A key of a peer: held to the same rules as one of a client.
+    fn try_from((kind, name): (Kind, Arc<str>)) -> Result<Self, &'static str> {
+        Self::check(&name)?;
+        Ok(Self::new(kind, name))
     }
 }
 

@@ -20,7 +20,12 @@ pub struct View {
 impl View {
     /// The view that every node starts with: a cluster of itself, which serves nobody.
     pub fn alone(cluster: ClusterId, me: Member) -> Self {
-        Self { cluster, epoch: Epoch(1), members: vec![me], leaving: Vec::new() }
+        Self {
+            cluster,
+            epoch: Epoch(1),
+            members: vec![me],
+            leaving: Vec::new(),
+        }
     }
 
     /// The identities of all members, in order.
@@ -64,6 +69,11 @@ impl View {
         gone.retain(|id| members.iter().any(|m| m.id == *id));
         gone.sort();
         gone.dedup();
-        Self { cluster: self.cluster, epoch: self.epoch.next(), members, leaving: gone }
+        Self {
+            cluster: self.cluster,
+            epoch: self.epoch.next(),
+            members,
+            leaving: gone,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The invariants of the protocol as properties of the model, and the liveness closure.
 
-use stateright::{Model, Property};
 use statekeeper::protocol::shard::Input;
+use stateright::{Model, Property};
 
 use super::net::*;
 use super::world::*;
@@ -26,23 +26,32 @@ const UNSURPRISED: &str = "a home with authority is never surprised";
 fn is_durable(cfg: &Cfg, w: &World) -> bool {
     let acked = w.acked & !cfg.read_ops();
     acked == 0
-        || iter(w.views[usize::from(w.last)].members).filter_map(|n| w.node(n)).any(|node| {
-            node.own().is_some_and(|(_, val)| val.contains(acked))
-                || node.rec().is_some_and(|(_, val, ..)| val.contains(acked))
-        })
+        || iter(w.views[usize::from(w.last)].members)
+            .filter_map(|n| w.node(n))
+            .any(|node| {
+                node.own().is_some_and(|(_, val)| val.contains(acked))
+                    || node.rec().is_some_and(|(_, val, ..)| val.contains(acked))
+            })
 }
 
 /// What the home of the latest view would hand out, if it may, contains every acknowledged operation.
 fn is_authority_whole(cfg: &Cfg, w: &World) -> bool {
     let acked = w.acked & !cfg.read_ops();
-    let Some(home) = w.views[usize::from(w.last)].home().and_then(|home| w.node(home)) else { return true };
+    let Some(home) = w.views[usize::from(w.last)]
+        .home()
+        .and_then(|home| w.node(home))
+    else {
+        return true;
+    };
     if acked == 0 || home.epoch() != w.last || !home.shard.speaks_for(&KEY) {
         return true;
     }
     if let Some((_, val)) = home.own() {
         return val.contains(acked);
     }
-    let Some((_, val, owner, _)) = home.rec() else { return false };
+    let Some((_, val, owner, _)) = home.rec() else {
+        return false;
+    };
     let owned = owner.and_then(|owner| w.node(owner)).and_then(Node::own);
     owned.map_or(val, |(_, val)| val).contains(acked)
 }
@@ -68,7 +77,10 @@ fn is_sample(w: &World, every: u64) -> bool {
 pub fn heals(cfg: &Cfg, w: &World) -> Result<(), String> {
     let mut w = w.clone();
     let view = w.views[usize::from(w.last)];
-    let dead: Set = iter(view.members).filter(|n| w.node(*n).is_none()).map(bit).sum();
+    let dead: Set = iter(view.members)
+        .filter(|n| w.node(*n).is_none())
+        .map(bit)
+        .sum();
     if dead != 0 {
         w.last += 1;
         w.views[usize::from(w.last)] = view.without(dead);
@@ -87,22 +99,29 @@ pub fn heals(cfg: &Cfg, w: &World) -> Result<(), String> {
     for n in iter(view.active()) {
         let mut probe = w.clone();
         probe.must[usize::from(PROBE)] = probe.acked;
-        cfg.ask(&mut probe, n, PROBE);
+        cfg.ask(&mut probe, n, PROBE, false);
         settle(cfg, &mut probe);
         if !has(probe.acked, PROBE) {
             return Err(format!("a request at {n} is not answered: {probe:?}"));
         }
         if probe.flags != 0 {
-            return Err(format!("a request at {n} raises flags {:b}: {probe:?}", probe.flags));
+            return Err(format!(
+                "a request at {n} raises flags {:b}: {probe:?}",
+                probe.flags
+            ));
         }
         let acked = probe.acked & !cfg.read_ops();
-        let copies = iter(view.active()).filter_map(|n| probe.node(n)).filter(|node| {
-            node.own().is_some_and(|(_, val)| val.contains(acked))
-                || node.rec().is_some_and(|(_, val, ..)| val.contains(acked))
-        });
+        let copies = iter(view.active())
+            .filter_map(|n| probe.node(n))
+            .filter(|node| {
+                node.own().is_some_and(|(_, val)| val.contains(acked))
+                    || node.rec().is_some_and(|(_, val, ..)| val.contains(acked))
+            });
         let wanted = view.active().count_ones().min(cfg.backups + 1);
         if (copies.count() as u32) < wanted {
-            return Err(format!("fewer than {wanted} copies after a request at {n}: {probe:?}"));
+            return Err(format!(
+                "fewer than {wanted} copies after a request at {n}: {probe:?}"
+            ));
         }
     }
     Ok(())
@@ -185,16 +204,20 @@ impl Model for Cfg {
                 Property::<Self>::always(UNSURPRISED, |_, w| w.flags & flags::SURPRISE == 0),
             ]);
         } else {
-            checks.push(Property::<Self>::sometimes("too many losses lose something", |cfg: &Cfg, w| {
-                !is_durable(cfg, w)
-            }));
+            checks.push(Property::<Self>::sometimes(
+                "too many losses lose something",
+                |cfg: &Cfg, w| !is_durable(cfg, w),
+            ));
         }
         if self.clients * self.ops > 1 && self.crashes + self.evicts > 0 {
-            checks.push(Property::<Self>::sometimes("another node goes on answering", |_, w| {
-                let mut ackers = w.acker.iter().flatten();
-                let first = ackers.next();
-                ackers.any(|acker| Some(acker) != first)
-            }));
+            checks.push(Property::<Self>::sometimes(
+                "another node goes on answering",
+                |_, w| {
+                    let mut ackers = w.acker.iter().flatten();
+                    let first = ackers.next();
+                    ackers.any(|acker| Some(acker) != first)
+                },
+            ));
         }
         if self.live_every > 0 {
             checks.push(Property::<Self>::always(I4, |cfg: &Cfg, w| {

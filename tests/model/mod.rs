@@ -7,10 +7,14 @@
 //!   actor ◀───────Run, Ran──▶ └────────────┘               in any order
 //! ```
 //!
-//! [`net`] holds the vocabulary, [`world`] the state space, [`checks`] the invariants.
+//! [`net`] holds the vocabulary, [`world`] the state, [`choices`] what can happen, [`machine`] the driver, [`checks`]
+//! the invariants; [`tidy`] drops what has no effect any more.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 
 pub mod checks;
+pub mod choices;
+pub mod machine;
 pub mod net;
+pub mod tidy;
 pub mod world;

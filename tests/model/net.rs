@@ -34,16 +34,33 @@ pub static KEY: LazyLock<Key> = LazyLock::new(|| Key::new(Kind::of("model"), "ke
 
 /// The identities, ordered by their rank for [`KEY`]: number 0 is its home where it is active.
 pub static MEMBERS: LazyLock<Vec<Member>> = LazyLock::new(|| {
-    let mut members: Vec<Member> =
-        ["a@h", "b@h", "c@h", "d@h", "e@h"].into_iter().map(|name| member(name, 1)).collect();
+    let mut members: Vec<Member> = ["a@h", "b@h", "c@h", "d@h", "e@h"]
+        .into_iter()
+        .map(|name| member(name, 1))
+        .collect();
     members.sort();
-    let everybody = View { cluster: MAIN, epoch: Epoch(1), members, leaving: Vec::new() };
-    let ranked: Vec<NodeId> = Placement::of(&everybody).ranked(&KEY).into_iter().cloned().collect();
-    ranked.iter().map(|id| member(id.name.as_str(), 1)).collect()
+    let everybody = View {
+        cluster: MAIN,
+        epoch: Epoch(1),
+        members,
+        leaving: Vec::new(),
+    };
+    let ranked: Vec<NodeId> = Placement::of(&everybody)
+        .ranked(&KEY)
+        .into_iter()
+        .cloned()
+        .collect();
+    ranked
+        .iter()
+        .map(|id| member(id.name.as_str(), 1))
+        .collect()
 });
 
 fn member(name: &str, incarnation: u64) -> Member {
-    Member { id: NodeId::new(name, incarnation), addr: Arc::from(name) }
+    Member {
+        id: NodeId::new(name, incarnation),
+        addr: Arc::from(name),
+    }
 }
 
 pub fn id(n: u8) -> NodeId {
@@ -72,20 +89,32 @@ impl Membership {
     }
 
     pub fn top(self, backups: u32) -> Set {
-        iter(self.active()).take(backups as usize + 1).map(bit).sum()
+        iter(self.active())
+            .take(backups as usize + 1)
+            .map(bit)
+            .sum()
     }
 
     pub fn without(self, gone: Set) -> Self {
-        Self { members: self.members & !gone, leaving: self.leaving & !gone }
+        Self {
+            members: self.members & !gone,
+            leaving: self.leaving & !gone,
+        }
     }
 
     pub fn view(self, epoch: u8) -> View {
-        let mut members: Vec<Member> =
-            iter(self.members).map(|n| MEMBERS[usize::from(n)].clone()).collect();
+        let mut members: Vec<Member> = iter(self.members)
+            .map(|n| MEMBERS[usize::from(n)].clone())
+            .collect();
         members.sort();
         let mut leaving: Vec<NodeId> = iter(self.leaving).map(id).collect();
         leaving.sort();
-        View { cluster: MAIN, epoch: Epoch(u64::from(epoch)), members, leaving }
+        View {
+            cluster: MAIN,
+            epoch: Epoch(u64::from(epoch)),
+            members,
+            leaving,
+        }
     }
 }
 
@@ -94,8 +123,12 @@ impl Membership {
 pub struct Val(pub u16);
 
 /// Every value, encoded; so that none is allocated while millions of states are visited.
-static ENCODED: LazyLock<&'static [u8]> =
-    LazyLock::new(|| (0..=u16::MAX).flat_map(u16::to_le_bytes).collect::<Vec<u8>>().leak());
+static ENCODED: LazyLock<&'static [u8]> = LazyLock::new(|| {
+    (0..=u16::MAX)
+        .flat_map(u16::to_le_bytes)
+        .collect::<Vec<u8>>()
+        .leak()
+});
 
 impl Val {
     pub fn count(self, op: u8) -> u16 {
@@ -135,8 +168,12 @@ impl Val {
     }
 }
 
-pub fn request(op: u8) -> Request {
-    Request { id: Some(RequestId(u128::from(op))), payload: Bytes::new() }
+pub fn request(op: u8, again: bool) -> Request {
+    Request {
+        id: Some(RequestId(u128::from(op))),
+        payload: Bytes::new(),
+        again,
+    }
 }
 
 pub fn op_of(request: &Request) -> u8 {
@@ -166,7 +203,10 @@ pub struct Version {
 
 impl Version {
     pub fn of(gen_: Epoch, ver: u64) -> Self {
-        Self { gen_: gen_.0 as u8, ver: ver as u8 }
+        Self {
+            gen_: gen_.0 as u8,
+            ver: ver as u8,
+        }
     }
 
     fn epoch(self) -> Epoch {
@@ -184,7 +224,7 @@ pub enum Content {
     PutAck { at: Version },
     Hold { at: Version, val: Val },
     HoldAck { at: Version },
-    Forward { token: u8, op: u8 },
+    Forward { token: u8, op: u8, again: bool },
     Reply { token: u8, op: u8, val: Val },
 }
 
@@ -193,45 +233,108 @@ impl Content {
     pub fn of(msg: &Msg) -> Option<Self> {
         Some(match msg {
             Msg::Claim { .. } => Self::Claim,
-            Msg::OwnerIs { owner, .. } => Self::OwnerIs { owner: index(owner) },
-            Msg::Grant { gen_, ver, data, .. } => {
-                Self::Grant { at: Version::of(*gen_, *ver), val: Val::decode(data) }
-            }
-            Msg::Put { gen_, ver, data, .. } => {
-                Self::Put { at: Version::of(*gen_, *ver), val: Val::decode(data) }
-            }
-            Msg::PutAck { gen_, ver, .. } => Self::PutAck { at: Version::of(*gen_, *ver) },
-            Msg::Hold { gen_, ver, data, .. } => {
-                Self::Hold { at: Version::of(*gen_, *ver), val: Val::decode(data) }
-            }
-            Msg::HoldAck { gen_, ver, .. } => Self::HoldAck { at: Version::of(*gen_, *ver) },
-            Msg::Forward { token, request, .. } => Self::Forward { token: *token as u8, op: op_of(request) },
-            Msg::Reply { token, answer: Answer::Reply(reply) } => {
+            Msg::OwnerIs { owner, .. } => Self::OwnerIs {
+                owner: index(owner),
+            },
+            Msg::Grant {
+                gen_, ver, data, ..
+            } => Self::Grant {
+                at: Version::of(*gen_, *ver),
+                val: Val::decode(data),
+            },
+            Msg::Put {
+                gen_, ver, data, ..
+            } => Self::Put {
+                at: Version::of(*gen_, *ver),
+                val: Val::decode(data),
+            },
+            Msg::PutAck { gen_, ver, .. } => Self::PutAck {
+                at: Version::of(*gen_, *ver),
+            },
+            Msg::Hold {
+                gen_, ver, data, ..
+            } => Self::Hold {
+                at: Version::of(*gen_, *ver),
+                val: Val::decode(data),
+            },
+            Msg::HoldAck { gen_, ver, .. } => Self::HoldAck {
+                at: Version::of(*gen_, *ver),
+            },
+            Msg::Forward { token, request, .. } => Self::Forward {
+                token: *token as u8,
+                op: op_of(request),
+                again: request.again,
+            },
+            Msg::Reply {
+                token,
+                answer: Answer::Reply(reply),
+            } => {
                 let (op, val) = decode_reply(reply);
-                Self::Reply { token: *token as u8, op, val }
+                Self::Reply {
+                    token: *token as u8,
+                    op,
+                    val,
+                }
             }
-            Msg::Reply { .. } | Msg::Done { .. } | Msg::Locate { .. } | Msg::Located { .. } => return None,
+            Msg::Reply { .. } | Msg::Done { .. } | Msg::Locate { .. } | Msg::Located { .. } => {
+                return None;
+            }
         })
     }
 
     /// What the machine hears.
     pub fn msg(self) -> Msg {
         let key = KEY.clone();
-        let data = |val: Val| if val == Val::default() { Bytes::new() } else { val.encode() };
+        let data = |val: Val| {
+            if val == Val::default() {
+                Bytes::new()
+            } else {
+                val.encode()
+            }
+        };
         match self {
             Self::Claim => Msg::Claim { key },
-            Self::OwnerIs { owner } => Msg::OwnerIs { key, owner: id(owner) },
-            Self::Grant { at, val } => {
-                Msg::Grant { key, gen_: at.epoch(), ver: at.ver.into(), data: data(val) }
-            }
-            Self::Put { at, val } => Msg::Put { key, gen_: at.epoch(), ver: at.ver.into(), data: data(val) },
-            Self::PutAck { at } => Msg::PutAck { key, gen_: at.epoch(), ver: at.ver.into() },
-            Self::Hold { at, val } => Msg::Hold { key, gen_: at.epoch(), ver: at.ver.into(), data: data(val) },
-            Self::HoldAck { at } => Msg::HoldAck { key, gen_: at.epoch(), ver: at.ver.into() },
-            Self::Forward { token, op } => Msg::Forward { key, token: token.into(), request: request(op) },
-            Self::Reply { token, op, val } => {
-                Msg::Reply { token: token.into(), answer: Answer::Reply(encode_reply(op, val)) }
-            }
+            Self::OwnerIs { owner } => Msg::OwnerIs {
+                key,
+                owner: id(owner),
+            },
+            Self::Grant { at, val } => Msg::Grant {
+                key,
+                gen_: at.epoch(),
+                ver: at.ver.into(),
+                data: data(val),
+            },
+            Self::Put { at, val } => Msg::Put {
+                key,
+                gen_: at.epoch(),
+                ver: at.ver.into(),
+                data: data(val),
+            },
+            Self::PutAck { at } => Msg::PutAck {
+                key,
+                gen_: at.epoch(),
+                ver: at.ver.into(),
+            },
+            Self::Hold { at, val } => Msg::Hold {
+                key,
+                gen_: at.epoch(),
+                ver: at.ver.into(),
+                data: data(val),
+            },
+            Self::HoldAck { at } => Msg::HoldAck {
+                key,
+                gen_: at.epoch(),
+                ver: at.ver.into(),
+            },
+            Self::Forward { token, op, again } => Msg::Forward {
+                key,
+                token: token.into(),
+                request: request(op, again),
+            },
+            Self::Reply { token, op, val } => Msg::Reply {
+                token: token.into(),
+                answer: Answer::Reply(encode_reply(op, val)),
+            },
         }
     }
 }

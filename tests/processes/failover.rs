@@ -4,16 +4,20 @@ use std::fs;
 
 use super::support::cluster::Cluster;
 use super::support::load::{self, Load, check_totals};
+use super::support::sandbox::Sandbox;
 use super::support::wait_until;
 
 #[test]
 fn a_node_alone_refuses_and_says_what_to_do() {
-    let cluster = Cluster::empty();
+    let cluster = Cluster::empty(Sandbox::new());
     let a = cluster.add("a");
     assert_eq!(a.view().state, "alone");
     for line in ["reward_player player1 5", "whereis player1"] {
         let refused = a.ask(line);
-        assert!(refused.starts_with("error: this node is alone"), "{refused}");
+        assert!(
+            refused.starts_with("error: this node is alone"),
+            "{refused}"
+        );
         assert!(refused.contains("connect"), "{refused}");
     }
     assert_eq!(a.ask("local_players"), "(none)");
@@ -22,7 +26,10 @@ fn a_node_alone_refuses_and_says_what_to_do() {
 
 #[test]
 fn players_survive_the_owners_node_then_the_keepers_node_and_then_both_come_back() {
-    let cluster = Cluster::start(3);
+    // What is under way when the last one suspends waits that long, and the shell with it.
+    let cluster = Cluster::start_with(Sandbox::new(), 3, |spec| {
+        spec.option("--call-timeout", "4000")
+    });
     let players = load::players("player", 12);
     let book = Load::run(&cluster, &["a", "b", "c"], &players, |load| {
         let owner = cluster.whereis("a", "player0").node;
@@ -48,7 +55,10 @@ fn players_survive_the_owners_node_then_the_keepers_node_and_then_both_come_back
     });
     for node in cluster.nodes() {
         check_totals(&book, &node);
-        assert!(!node.view().possible_loss, "no more than one node was lost between two syncs");
+        assert!(
+            !node.view().possible_loss,
+            "no more than one node was lost between two syncs"
+        );
     }
 }
 
@@ -117,10 +127,22 @@ fn the_survivor_of_two_waits_and_goes_on_with_the_other_restarted() {
     cluster.wait_state("a", "suspended");
     for player in ["on-a0", "on-b0", "new"] {
         let refused = a.reward(player, 1);
-        assert!(refused.starts_with("error: suspended: waiting for b"), "{refused}");
-        assert!(refused.contains("restart") && refused.contains("forget"), "{refused}");
+        assert!(
+            refused.starts_with("error: suspended: waiting for b"),
+            "{refused}"
+        );
+        assert!(
+            refused.contains("restart") && refused.contains("forget"),
+            "{refused}"
+        );
     }
-    assert!(a.lines("view").iter().any(|line| line.starts_with("waiting for: b@")), "{:?}", a.lines("view"));
+    assert!(
+        a.lines("view")
+            .iter()
+            .any(|line| line.starts_with("waiting for: b@")),
+        "{:?}",
+        a.lines("view")
+    );
 
     let b = cluster.restart(&dead);
     cluster.wait_serving();
@@ -221,7 +243,9 @@ fn a_node_whose_clock_went_back_comes_back_all_the_same() {
     let record = cluster.sandbox.record("b");
     let future = |text: &str| {
         let words: Vec<&str> = text.split(' ').collect();
-        let [pid, addr, _, end] = words[..] else { panic!("a record is {words:?}") };
+        let [pid, addr, _, end] = words[..] else {
+            panic!("a record is {words:?}")
+        };
         format!("{pid} {addr} {} {end}", u64::MAX / 16)
     };
     // A life that began long after today.

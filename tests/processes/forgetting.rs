@@ -8,7 +8,11 @@ use super::support::wait_until;
 fn after_the_loss_of_the_majority_only_force_helps() {
     let cluster = Cluster::start(3);
     let a = cluster.node("a");
-    let kept = [cluster.player_on("a", "b"), cluster.player_on("b", "a"), cluster.player_on("c", "a")];
+    let kept = [
+        cluster.player_on("a", "b"),
+        cluster.player_on("b", "a"),
+        cluster.player_on("c", "a"),
+    ];
     // Both at the same moment: neither helps to vote the other one out.
     for name in ["b", "c"] {
         cluster.stop(name);
@@ -19,24 +23,41 @@ fn after_the_loss_of_the_majority_only_force_helps() {
     cluster.wait_state("a", "suspended");
     let before = a.view();
     let refused = a.reward(&kept[0], 1);
-    assert!(refused.starts_with("error: suspended: waiting for ") && refused.contains("forget"), "{refused}");
+    assert!(
+        refused.starts_with("error: suspended: waiting for ") && refused.contains("forget"),
+        "{refused}"
+    );
 
     let refused = a.ask("forget b");
-    assert!(refused.starts_with("error: ") && refused.contains("--force"), "{refused}");
+    assert!(
+        refused.starts_with("error: ") && refused.contains("--force"),
+        "{refused}"
+    );
     assert_eq!(a.view().cluster, before.cluster);
 
     assert_eq!(a.ask("forget b --force"), "ok");
     wait_until("a goes on alone", || a.view().members == ["a"]);
-    assert_ne!(a.view().cluster, before.cluster, "the old line cannot come back");
+    assert_ne!(
+        a.view().cluster,
+        before.cluster,
+        "the old line cannot come back"
+    );
     assert!(a.view().possible_loss, "two nodes vanished at once");
     let refused = a.reward(&kept[0], 1);
-    assert!(refused.starts_with("error: this node is alone"), "{refused}");
+    assert!(
+        refused.starts_with("error: this node is alone"),
+        "{refused}"
+    );
 
     let d = cluster.add("d");
     assert_eq!(d.ask("connect a"), "true");
     cluster.wait_serving();
     for player in &kept {
-        assert_eq!(d.reward(player, 1), "2", "{player} had its actor or its backup on a");
+        assert_eq!(
+            d.reward(player, 1),
+            "2",
+            "{player} had its actor or its backup on a"
+        );
     }
 }
 
@@ -72,7 +93,10 @@ fn only_a_lost_node_can_be_forgotten() {
         ("forget nobody", "no member"),
     ] {
         let refused = a.ask(line);
-        assert!(refused.starts_with("error: ") && refused.contains(reason), "{line}: {refused}");
+        assert!(
+            refused.starts_with("error: ") && refused.contains(reason),
+            "{line}: {refused}"
+        );
     }
     assert_eq!(a.reward("player1", 5), "5");
 }

@@ -5,11 +5,12 @@ use nix::sys::signal::Signal;
 use super::support::cluster::Cluster;
 use super::support::load::{self, Load, check_totals, failures};
 use super::support::node::Node;
+use super::support::sandbox::Sandbox;
 
 /// A node that owns many players leaves while the others are asked for them.
 #[track_caller]
 fn no_request_fails_when_a_node_leaves(leave: impl FnOnce(&Node)) {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::calm(3);
     let players = load::players("player", 40);
     for player in &players {
         cluster.node("a").points(player);
@@ -46,7 +47,7 @@ fn no_request_fails_when_a_nodes_input_ends() {
 
 #[test]
 fn a_node_that_left_comes_back_as_a_new_one() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::calm(3);
     let players = load::players("player", 10);
     let book = Load::run(&cluster, &["b", "c"], &players, |load| {
         for _ in 0..2 {
@@ -65,7 +66,7 @@ fn a_node_that_left_comes_back_as_a_new_one() {
 
 #[test]
 fn one_of_two_leaves_and_the_other_goes_on_with_any_new_node() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let players = load::players("player", 20);
     for player in &players {
         assert_eq!(cluster.node("b").reward(player, 5), "5");
@@ -86,7 +87,7 @@ fn one_of_two_leaves_and_the_other_goes_on_with_any_new_node() {
 
 #[test]
 fn a_node_alone_leaves_at_once() {
-    let cluster = Cluster::empty();
+    let cluster = Cluster::empty(Sandbox::calm());
     let a = cluster.add("a");
     assert_eq!(a.last_words("leave"), "left");
     assert_eq!(a.wait_for_end().code(), Some(0));
@@ -94,7 +95,7 @@ fn a_node_alone_leaves_at_once() {
 
 #[test]
 fn two_nodes_leave_at_the_same_time() {
-    let cluster = Cluster::start(4);
+    let cluster = Cluster::calm(4);
     let players = load::players("player", 40);
     for player in &players {
         cluster.node("a").points(player);
@@ -118,7 +119,7 @@ fn two_nodes_leave_at_the_same_time() {
 
 #[test]
 fn requests_typed_before_the_end_of_the_input_are_all_answered() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let mut input: String = (0..500).map(|_| "reward_player player1 2\n").collect();
     input.push_str("quit\nreward_player player1 2\n");
     let ended = cluster.sandbox.run(&["c", "--connect", "a"], &input);
@@ -126,5 +127,9 @@ fn requests_typed_before_the_end_of_the_input_are_all_answered() {
     expected.push("left".to_owned());
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), expected);
-    assert_eq!(cluster.node("a").points("player1"), 1000, "nothing after 'quit' is carried out");
+    assert_eq!(
+        cluster.node("a").points("player1"),
+        1000,
+        "nothing after 'quit' is carried out"
+    );
 }

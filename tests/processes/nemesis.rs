@@ -39,12 +39,21 @@ enum Fault {
     CrashPlayers,
 }
 
-const KINDS: [Fault; 6] =
-    [Fault::Kill, Fault::Restart, Fault::Freeze, Fault::Leave, Fault::KillPlayers, Fault::CrashPlayers];
+const KINDS: [Fault; 6] = [
+    Fault::Kill,
+    Fault::Restart,
+    Fault::Freeze,
+    Fault::Leave,
+    Fault::KillPlayers,
+    Fault::CrashPlayers,
+];
 
 #[test]
 fn whatever_happens_to_one_node_after_the_other_every_total_stays_right() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").subsec_nanos();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a clock after 1970")
+        .subsec_nanos();
     let seed = std::env::var(SEED).map_or(u64::from(now), |seed| seed.parse().expect("a number"));
     // Shown when the test fails.
     eprintln!("to have these faults again: {SEED}={seed}");
@@ -77,7 +86,10 @@ fn whatever_happens_to_one_node_after_the_other_every_total_stays_right() {
                     assert_eq!(leaver.last_words("leave"), "left");
                     assert_eq!(leaver.wait_for_end().code(), Some(0));
                     cluster.restart(&leaver);
-                    assert_eq!(cluster.node(name).ask(&format!("connect {}", others[0])), "true");
+                    assert_eq!(
+                        cluster.node(name).ask(&format!("connect {}", others[0])),
+                        "true"
+                    );
                 }
                 Fault::KillPlayers => {
                     let node = cluster.node(name);
@@ -88,7 +100,9 @@ fn whatever_happens_to_one_node_after_the_other_every_total_stays_right() {
                 }
                 Fault::CrashPlayers => {
                     for player in players.iter().take(3) {
-                        let crash = cluster.node(name).ask(&format!("reward_player {player} crash"));
+                        let crash = cluster
+                            .node(name)
+                            .ask(&format!("reward_player {player} crash"));
                         assert!(crash.starts_with("** CRASH "), "{crash}");
                     }
                 }

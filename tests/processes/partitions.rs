@@ -8,6 +8,7 @@ use super::support::cluster::Cluster;
 use super::support::load::{self, Load, Outcome, check_totals};
 use super::support::namespaces::Namespaces;
 use super::support::node::Spec;
+use super::support::sandbox::Sandbox;
 use super::support::wait_until;
 
 /// Suspicion and lease, and some time for a busy machine: then a node that was cut off has stopped answering.
@@ -19,7 +20,10 @@ fn a_frozen_node_is_left_behind_and_comes_back_without_loss() {
     let players = load::players("player", 12);
     let book = Load::run(&cluster, &["a", "b", "c"], &players, |load| {
         for name in ["a", "b"] {
-            let others: Vec<&str> = ["a", "b", "c"].into_iter().filter(|other| *other != name).collect();
+            let others: Vec<&str> = ["a", "b", "c"]
+                .into_iter()
+                .filter(|other| *other != name)
+                .collect();
             cluster.stop(name);
             cluster.wait_members(&others);
             load.wait_acknowledged(100, |reward| reward.node != name);
@@ -54,22 +58,29 @@ fn machines(names: &[&str]) -> Option<(Namespaces, Cluster)> {
         Ok(machines) => machines,
         Err(reason) => {
             // Not with a macro: the test runner would keep it to itself.
-            let skipped = format!("\nSKIPPED, no network namespaces here (they need root): {reason}\n\n");
+            let skipped =
+                format!("\nSKIPPED, no network namespaces here (they need root): {reason}\n\n");
             let _ = std::io::stderr().write_all(skipped.as_bytes());
             return None;
         }
     };
-    let cluster = Cluster::empty();
+    let cluster = Cluster::empty(Sandbox::new());
     let spec = |name: &&str| {
         let address = machines.address(name);
-        let mut spec = Spec::new(&format!("{name}@{address}")).listen((address, 21_500).into());
+        let spec = Spec::new(&format!("{name}@{address}")).listen((address, 21_500).into());
+        // What is under way when a cable is pulled waits that long, and the shell with it.
+        let mut spec = spec.option("--call-timeout", "4000");
         spec.namespace = Some(machines.full(name));
         spec
     };
     cluster.add_all(names.iter().map(spec));
     for name in &names[1..] {
         let peer = format!("connect {name}@{}", machines.address(name));
-        assert_eq!(cluster.node(names[0]).ask(&peer), "true", "21500 is the default port");
+        assert_eq!(
+            cluster.node(names[0]).ask(&peer),
+            "true",
+            "21500 is the default port"
+        );
     }
     cluster.wait_serving();
     Some((machines, cluster))
@@ -78,7 +89,9 @@ fn machines(names: &[&str]) -> Option<(Namespaces, Cluster)> {
 #[test]
 fn a_node_whose_cable_is_pulled_stops_answering_and_rejoins_without_loss() {
     let names = ["a", "b", "c"];
-    let Some((machines, cluster)) = machines(&names) else { return };
+    let Some((machines, cluster)) = machines(&names) else {
+        return;
+    };
     let players = load::players("player", 12);
     let (mut silent, mut healed) = (None, None);
     let book = Load::run(&cluster, &names, &players, |load| {
@@ -90,18 +103,29 @@ fn a_node_whose_cable_is_pulled_stops_answering_and_rejoins_without_loss() {
             load.wait_acknowledged(100, |reward| reward.node == name);
         }
         cluster.wait_state("a", "suspended");
-        wait_until("a has had its chance to answer wrongly", || cut.elapsed() > SILENT_AFTER + SILENT_AFTER / 2);
+        wait_until("a has had its chance to answer wrongly", || {
+            cut.elapsed() > SILENT_AFTER + SILENT_AFTER / 2
+        });
         let refused = cluster.node("a").reward("player0", 1);
-        assert!(refused.starts_with("error: suspended: waiting for "), "{refused}");
+        assert!(
+            refused.starts_with("error: suspended: waiting for "),
+            "{refused}"
+        );
         healed = Some(Instant::now());
         machines.heal("a");
         cluster.wait_serving();
         load.wait_acknowledged(50, |reward| reward.node == "a");
     });
-    let (silent, healed) = (silent.expect("the cut's time"), healed.expect("the heal's time"));
+    let (silent, healed) = (
+        silent.expect("the cut's time"),
+        healed.expect("the heal's time"),
+    );
     for reward in book.iter().filter(|reward| reward.node == "a") {
         let meanwhile = reward.asked > silent && reward.answered < healed;
-        assert!(!meanwhile || !matches!(reward.outcome, Outcome::Total(_)), "the minority answered: {reward:?}");
+        assert!(
+            !meanwhile || !matches!(reward.outcome, Outcome::Total(_)),
+            "the minority answered: {reward:?}"
+        );
     }
     for node in cluster.nodes() {
         check_totals(&book, &node);
@@ -112,7 +136,9 @@ fn a_node_whose_cable_is_pulled_stops_answering_and_rejoins_without_loss() {
 #[test]
 fn two_nodes_that_cannot_hear_each_other_cost_the_cluster_one_of_them_at_most() {
     let names = ["a", "b", "c"];
-    let Some((machines, cluster)) = machines(&names) else { return };
+    let Some((machines, cluster)) = machines(&names) else {
+        return;
+    };
     let players = load::players("player", 12);
     let book = Load::run(&cluster, &names, &players, |load| {
         machines.cut_between("a", "b");
@@ -140,7 +166,9 @@ fn two_nodes_that_cannot_hear_each_other_cost_the_cluster_one_of_them_at_most() 
 #[test]
 fn when_all_cables_are_pulled_nobody_answers_and_then_all_go_on() {
     let names = ["a", "b", "c"];
-    let Some((machines, cluster)) = machines(&names) else { return };
+    let Some((machines, cluster)) = machines(&names) else {
+        return;
+    };
     let players = load::players("player", 12);
     let book = Load::run(&cluster, &names, &players, |load| {
         for name in names {
@@ -168,7 +196,9 @@ fn when_all_cables_are_pulled_nobody_answers_and_then_all_go_on() {
 #[test]
 fn the_smaller_part_of_five_waits_while_the_larger_one_goes_on() {
     let names = ["a", "b", "c", "d", "e"];
-    let Some((machines, cluster)) = machines(&names) else { return };
+    let Some((machines, cluster)) = machines(&names) else {
+        return;
+    };
     let a = cluster.node("a");
     let mut players = load::players("player", 24);
     // What has its actor and its only backup in the smaller part is lost when that is given up.

@@ -2,10 +2,11 @@
 
 use super::support::cluster::Cluster;
 use super::support::load::{self, Load, check_totals, failures};
+use super::support::sandbox::Sandbox;
 
 #[test]
 fn a_killed_player_goes_on_from_its_backup() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let (a, b) = (cluster.node("a"), cluster.node("b"));
     assert_eq!(a.reward("player1", 5), "5");
     for total in [7, 9, 11] {
@@ -13,27 +14,36 @@ fn a_killed_player_goes_on_from_its_backup() {
         assert_eq!(a.reward("player1", 2), total.to_string());
     }
     let refused = b.ask("kill player1");
-    assert!(refused.starts_with("error: ") && refused.contains("not on this node"), "{refused}");
+    assert!(
+        refused.starts_with("error: ") && refused.contains("not on this node"),
+        "{refused}"
+    );
     assert_eq!(b.reward("player1", 1), "12");
 }
 
 #[test]
 fn a_crash_is_reported_to_the_node_that_asked() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let (a, b) = (cluster.node("a"), cluster.node("b"));
     assert_eq!(a.reward("player1", 5), "5");
     let crash = b.ask("reward_player player1 {1,2}");
-    assert!(crash.starts_with("** CRASH ") && crash.contains("5 + {1,2}"), "{crash}");
+    assert!(
+        crash.starts_with("** CRASH ") && crash.contains("5 + {1,2}"),
+        "{crash}"
+    );
     assert_eq!(b.reward("player1", 1), "6");
     // The first request ever crashes: there is nothing to go back to.
     let crash = a.ask("reward_player newborn x");
-    assert!(crash.starts_with("** CRASH ") && crash.contains("0 + x"), "{crash}");
+    assert!(
+        crash.starts_with("** CRASH ") && crash.contains("0 + x"),
+        "{crash}"
+    );
     assert_eq!(b.reward("newborn", 3), "3");
 }
 
 #[test]
 fn a_player_that_crashes_again_and_again_disturbs_nobody() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::calm(3);
     let a = cluster.node("a");
     assert_eq!(a.reward("bad", 5), "5");
     let neighbours = load::players("good", 20);
@@ -41,7 +51,7 @@ fn a_player_that_crashes_again_and_again_disturbs_nobody() {
         a.points(player);
     }
     let book = Load::run(&cluster, &["b", "c"], &neighbours, |_| {
-        for _ in 0..12 {
+        for _ in 0..8 {
             let crash = a.ask("reward_player bad x");
             assert!(crash.starts_with("** CRASH "), "{crash}");
         }
@@ -53,21 +63,35 @@ fn a_player_that_crashes_again_and_again_disturbs_nobody() {
 
 #[test]
 fn every_node_answers_the_same_whichever_is_asked() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::calm(3);
     let names = ["a", "b", "c"];
     let players = load::players("player", 15);
     for (number, player) in players.iter().enumerate() {
         let mut order = names;
         order.rotate_left(number % 3);
         for (name, total) in order.into_iter().zip(1..) {
-            assert_eq!(cluster.node(name).reward(player, 1), total.to_string(), "{player} on {name}");
+            assert_eq!(
+                cluster.node(name).reward(player, 1),
+                total.to_string(),
+                "{player} on {name}"
+            );
         }
         let at = cluster.whereis("a", player);
-        assert_eq!(at.node, order[0], "{player} is created on the node that is asked first");
-        assert_ne!(at.node, at.keeper, "{player} and its keeper are on different nodes");
+        assert_eq!(
+            at.node, order[0],
+            "{player} is created on the node that is asked first"
+        );
+        assert_ne!(
+            at.node, at.keeper,
+            "{player} and its keeper are on different nodes"
+        );
         assert_eq!(at.version, 3);
         for name in names {
-            assert_eq!(cluster.whereis(name, player), at, "{player} as {name} sees it");
+            assert_eq!(
+                cluster.whereis(name, player),
+                at,
+                "{player} as {name} sees it"
+            );
         }
     }
     let mut all: Vec<(String, i64)> = Vec::new();
@@ -85,10 +109,15 @@ fn every_node_answers_the_same_whichever_is_asked() {
 
 #[test]
 fn clients_of_all_nodes_at_once_see_one_order_of_rewards() {
-    let cluster = Cluster::start(3);
-    let book = Load::run(&cluster, &["a", "b", "c", "a", "b", "c"], &load::players("player", 3), |load| {
-        load.wait_acknowledged(1_000, |_| true);
-    });
+    let cluster = Cluster::calm(3);
+    let book = Load::run(
+        &cluster,
+        &["a", "b", "c", "a", "b", "c"],
+        &load::players("player", 3),
+        |load| {
+            load.wait_acknowledged(1_000, |_| true);
+        },
+    );
     assert!(failures(&book).is_empty(), "{:?}", failures(&book));
     for node in cluster.nodes() {
         check_totals(&book, &node);
@@ -97,12 +126,7 @@ fn clients_of_all_nodes_at_once_see_one_order_of_rewards() {
 
 #[test]
 fn with_two_backups_a_player_survives_two_nodes_at_once() {
-    let cluster = Cluster::empty();
-    cluster.add_all(["a", "b", "c", "d", "e"].map(|name| cluster.spec(name).option("--backups", "2")));
-    for other in ["b", "c", "d", "e"] {
-        assert_eq!(cluster.node("a").ask(&format!("connect {other}")), "true");
-    }
-    cluster.wait_serving();
+    let cluster = Cluster::start_with(Sandbox::new(), 5, |spec| spec.option("--backups", "2"));
     let players = load::players("player", 30);
     for player in &players {
         assert_eq!(cluster.node("a").reward(player, 5), "5");

@@ -24,38 +24,50 @@ fn start_sh(sandbox: &Sandbox) -> Command {
 
 fn assert_usage(ended: &Ended) {
     assert_eq!(ended.code, Some(65), "{ended:?}");
-    assert!(ended.stderr.contains("Usage: start.sh NODE_NAME"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("Usage: start.sh NODE_NAME"),
+        "{ended:?}"
+    );
     assert_eq!(ended.stdout, "", "an error goes to stderr alone");
 }
 
 #[test]
 fn start_sh_without_arguments_prints_its_usage_and_exits_65() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let ended = run(start_sh(&sandbox), "");
     assert_usage(&ended);
-    assert!(ended.stderr.starts_with("Usage: start.sh NODE_NAME"), "{ended:?}");
+    assert!(
+        ended.stderr.starts_with("Usage: start.sh NODE_NAME"),
+        "{ended:?}"
+    );
 }
 
 #[test]
 fn start_sh_passes_its_arguments_on() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let mut bad = start_sh(&sandbox);
     bad.args(["a", "--no-such-option"]);
     assert_usage(&run(bad, ""));
 
     let mut node = sandbox.command(Path::new(env!("CARGO_MANIFEST_DIR")).join("start.sh"));
-    node.env("CARGO_TARGET_DIR", sandbox.path("target")).args(["a b", "c"]);
+    node.env("CARGO_TARGET_DIR", sandbox.path("target"))
+        .args(["a b", "c"]);
     assert_usage(&run(node, ""));
 
     let mut node = sandbox.command(Path::new(env!("CARGO_MANIFEST_DIR")).join("start.sh"));
-    node.env("CARGO_TARGET_DIR", sandbox.path("target")).args(["a"]);
+    node.env("CARGO_TARGET_DIR", sandbox.path("target"))
+        .args(["a"]);
     let ended = run(node, "nodes\n");
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "(none)\n"), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "(none)\n"),
+        "{ended:?}"
+    );
 }
 
 #[test]
 fn bad_arguments_print_the_usage_and_exit_65() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     for arguments in [
         &[][..],
         &["a", "b"],
@@ -84,11 +96,22 @@ fn bad_arguments_print_the_usage_and_exit_65() {
 
 #[test]
 fn help_and_version_go_to_stdout_and_exit_0() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let help = sandbox.run(&["--help"], "");
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
-    for option in ["--cluster", "--listen", "--connect", "--cookie-file", "--backups", "--no-shell", "--log"] {
-        assert!(help.stdout.contains(option), "--help does not explain {option}");
+    for option in [
+        "--cluster",
+        "--listen",
+        "--connect",
+        "--cookie-file",
+        "--backups",
+        "--no-shell",
+        "--log",
+    ] {
+        assert!(
+            help.stdout.contains(option),
+            "--help does not explain {option}"
+        );
     }
     let version = sandbox.run(&["--version"], "");
     assert_eq!((version.code, version.stderr.as_str()), (Some(0), ""));
@@ -97,7 +120,7 @@ fn help_and_version_go_to_stdout_and_exit_0() {
 
 #[test]
 fn a_cluster_with_piped_input_prints_results_alone_and_leaves_no_process() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let input = "reward_player player1 5\nreward_player player1 a\nreward_player player1 2\n\n# done\nlocal_players";
     let ended = sandbox.run(&["--cluster", "3"], input);
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -108,35 +131,56 @@ fn a_cluster_with_piped_input_prints_results_alone_and_leaves_no_process() {
 
     let processes = sandbox.processes();
     assert_eq!(processes.len(), 3, "three nodes ran");
-    assert!(!processes.iter().any(|pid| is_running(*pid)), "no process is left");
+    assert!(
+        !processes.iter().any(|pid| is_running(*pid)),
+        "no process is left"
+    );
 }
 
 #[test]
 fn the_nodes_of_a_cluster_end_with_a_parent_that_is_killed() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let mut command = sandbox.command(PROGRAM);
     let log = fs::File::create(sandbox.log_file("cluster")).expect("a log");
-    command.args(["--cluster", "3"]).stdin(Stdio::piped()).stderr(log);
-    let mut parent = Killed(command.stdout(Stdio::null()).spawn().expect("the program starts"));
-    wait_until("the cluster serves", || sandbox.log("cluster").contains("serve as one cluster"));
+    command
+        .args(["--cluster", "3"])
+        .stdin(Stdio::piped())
+        .stderr(log);
+    let mut parent = Killed(
+        command
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the program starts"),
+    );
+    wait_until("the cluster serves", || {
+        sandbox.log("cluster").contains("serve as one cluster")
+    });
     let processes = sandbox.processes();
     assert_eq!(processes.len(), 3);
-    parent.0.kill().and_then(|()| parent.0.wait()).expect("a child to kill");
+    parent
+        .0
+        .kill()
+        .and_then(|()| parent.0.wait())
+        .expect("a child to kill");
     // Whoever adopts them may not wait for them: a zombie has ended, too.
     let state = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let ended = |pid: &u32| !is_running(*pid) || state(pid).contains(") Z ");
-    wait_until("no node outlives its parent", || processes.iter().all(ended));
+    wait_until("no node outlives its parent", || {
+        processes.iter().all(ended)
+    });
 }
 
 #[test]
 fn a_node_without_a_shell_runs_until_sigterm_and_leaves_gracefully() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let mut spec = cluster.spec("c").option("--connect", "a");
     spec.options.push("--no-shell".to_owned());
     let silent = cluster.add_as(spec);
     silent.end_input();
     let a = cluster.node("a");
-    wait_until("c has joined", || a.view().members == ["a", "b", "c"] && a.view().state == "serving");
+    wait_until("c has joined", || {
+        a.view().members == ["a", "b", "c"] && a.view().state == "serving"
+    });
     for number in 0..20 {
         assert_eq!(a.reward(&format!("p{number}"), 5), "5");
     }
@@ -151,7 +195,7 @@ fn a_node_without_a_shell_runs_until_sigterm_and_leaves_gracefully() {
 
 #[test]
 fn options_come_from_the_environment_too() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let sandbox = &cluster.sandbox;
     let addr = sandbox.addr(21_700);
     let mut command = sandbox.command(PROGRAM);
@@ -166,7 +210,11 @@ fn options_come_from_the_environment_too() {
     let mut child = Killed(command.spawn().expect("the program starts"));
     let a = cluster.node("a");
     wait_until("c has joined", || a.view().members == ["a", "b", "c"]);
-    assert!(sandbox.log("c").contains(&format!("listening on {addr}")), "{}", sandbox.log("c"));
+    assert!(
+        sandbox.log("c").contains(&format!("listening on {addr}")),
+        "{}",
+        sandbox.log("c")
+    );
     let pid = Pid::from_raw(i32::try_from(child.0.id()).expect("a number"));
     signal::kill(pid, Signal::SIGINT).expect("a signal to a child");
     let status = wait_for("c ends", || child.0.try_wait().expect("its status"));
@@ -178,7 +226,10 @@ fn options_come_from_the_environment_too() {
 fn the_shell_of_a_cluster_goes_on_when_one_of_its_nodes_is_killed() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.command(PROGRAM);
-    command.args(["--cluster", "3"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .args(["--cluster", "3"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     command.stderr(fs::File::create(sandbox.log_file("cluster")).expect("a log"));
     let mut child = Killed(command.spawn().expect("the program starts"));
     let mut stdin = child.0.stdin.take().expect("a pipe");
@@ -189,11 +240,20 @@ fn the_shell_of_a_cluster_goes_on_when_one_of_its_nodes_is_killed() {
     };
     assert_eq!(ask("reward_player player1 5"), "5");
     let record = fs::read_to_string(sandbox.record("app_node2")).expect("a record");
-    let pid: i32 = record.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a process");
+    let pid: i32 = record
+        .split(' ')
+        .next()
+        .and_then(|pid| pid.parse().ok())
+        .expect("a process");
     signal::kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a node of that cluster");
     assert_eq!(ask("reward_player player1 2"), "7");
     assert_eq!(ask("quit"), "left");
-    let status = wait_for("the cluster ends", || child.0.try_wait().expect("its status"));
+    let status = wait_for("the cluster ends", || {
+        child.0.try_wait().expect("its status")
+    });
     assert!(status.success(), "{status}");
-    assert!(!sandbox.processes().iter().any(|pid| is_running(*pid)), "no process is left");
+    assert!(
+        !sandbox.processes().iter().any(|pid| is_running(*pid)),
+        "no process is left"
+    );
 }

@@ -32,40 +32,56 @@ fn refused(node: &Node, peer: &str) -> String {
     let asked = Instant::now();
     let refused = node.ask(&format!("connect {peer}"));
     assert!(refused.starts_with("error: "), "{refused}");
-    assert!(asked.elapsed() < REFUSED_WITHIN, "after {:?}: {refused}", asked.elapsed());
+    assert!(
+        asked.elapsed() < REFUSED_WITHIN,
+        "after {:?}: {refused}",
+        asked.elapsed()
+    );
     refused
 }
 
 #[test]
 fn the_name_of_a_living_node_is_in_use() {
-    let cluster = Cluster::empty();
+    let cluster = Cluster::empty(Sandbox::calm());
     let a = cluster.add("a");
     assert_eq!(a.view().state, "alone");
     let ended = cluster.sandbox.run(&["a"], "");
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("error: a node called a@") && ended.stderr.contains("another name"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("error: a node called a@") && ended.stderr.contains("another name"),
+        "{ended:?}"
+    );
     assert_eq!(ended.stdout, "");
     a.kill9();
     let ended = cluster.sandbox.run(&["a"], "nodes");
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "(none)\n"), "the name is free again: {ended:?}");
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "(none)\n"),
+        "the name is free again: {ended:?}"
+    );
 }
 
 #[test]
 fn a_port_in_use_is_refused() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let taken = TcpListener::bind(sandbox.addr(21_500)).expect("a free port");
     let addr = taken.local_addr().expect("its address").to_string();
     for addr in [addr.as_str(), "192.0.2.1:21500"] {
         let ended = sandbox.run(&["a", "--listen", addr], "");
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(ended.stderr.contains(&format!("error: cannot listen on {addr}")), "{ended:?}");
+        assert!(
+            ended
+                .stderr
+                .contains(&format!("error: cannot listen on {addr}")),
+            "{ended:?}"
+        );
         assert!(ended.stderr.contains("--listen"), "{ended:?}");
     }
 }
 
 #[test]
 fn a_cookie_file_that_others_can_read_is_refused() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     for mode in [0o644, 0o640, 0o606] {
         let file = cookie(&sandbox, "cookie", "secret", mode);
         let ended = sandbox.run(&["a", "--cookie-file", text(&file)], "");
@@ -74,15 +90,21 @@ fn a_cookie_file_that_others_can_read_is_refused() {
     }
     let file = cookie(&sandbox, "cookie", "", 0o600);
     let ended = sandbox.run(&["a", "--cookie-file", text(&file)], "");
-    assert!(ended.code == Some(1) && ended.stderr.contains("empty"), "{ended:?}");
+    assert!(
+        ended.code == Some(1) && ended.stderr.contains("empty"),
+        "{ended:?}"
+    );
     let missing = sandbox.path("missing");
     let ended = sandbox.run(&["a", "--cookie-file", text(&missing)], "");
-    assert!(ended.code == Some(1) && ended.stderr.contains(text(&missing)), "{ended:?}");
+    assert!(
+        ended.code == Some(1) && ended.stderr.contains(text(&missing)),
+        "{ended:?}"
+    );
 }
 
 #[test]
 fn the_cookie_is_made_at_the_first_start_for_its_user_alone() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let file = sandbox.path("home").join(".statekeeper.cookie");
     assert!(!file.exists());
     assert_eq!(sandbox.run(&["a"], "").code, Some(0));
@@ -90,19 +112,25 @@ fn the_cookie_is_made_at_the_first_start_for_its_user_alone() {
     assert_eq!(made.permissions().mode() & 0o777, 0o600);
     let secret = fs::read(&file).expect("its content");
     assert_eq!(sandbox.run(&["a"], "").code, Some(0));
-    assert_eq!(fs::read(&file).expect("its content"), secret, "the second start takes what the first made");
+    assert_eq!(
+        fs::read(&file).expect("its content"),
+        secret,
+        "the second start takes what the first made"
+    );
 }
 
 #[test]
 fn a_peer_with_another_cookie_is_refused_with_the_reason_on_both_sides() {
-    let cluster = Cluster::empty();
+    let cluster = Cluster::empty(Sandbox::calm());
     let other = cookie(&cluster.sandbox, "other", "another secret", 0o600);
     let a = cluster.add("a");
     let spec = cluster.spec("b").option("--cookie-file", text(&other));
     let b = cluster.add_as(spec);
     assert_eq!(b.view().state, "alone", "it is up");
     assert!(refused(&a, "b").contains("cookie"));
-    wait_until("b logs the reason", || cluster.sandbox.log("b").contains("cookie"));
+    wait_until("b logs the reason", || {
+        cluster.sandbox.log("b").contains("cookie")
+    });
     assert!(refused(&b, "a").contains("cookie"));
     for node in [a, b] {
         assert_eq!(node.view().state, "alone");
@@ -111,7 +139,7 @@ fn a_peer_with_another_cookie_is_refused_with_the_reason_on_both_sides() {
 
 #[test]
 fn a_peer_that_cannot_be_reached_is_refused_within_five_seconds() {
-    let cluster = Cluster::empty();
+    let cluster = Cluster::empty(Sandbox::calm());
     let a = cluster.add("a");
     assert!(refused(&a, "nobody").contains("no node nobody has run on this machine"));
     // Nobody listens there.
@@ -141,10 +169,12 @@ fn a_peer_that_cannot_be_reached_is_refused_within_five_seconds() {
 
 #[test]
 fn garbage_and_oversized_frames_do_not_disturb_a_node() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let (a, b) = (cluster.node("a"), cluster.node("b"));
     assert_eq!(a.reward("player1", 5), "5");
-    let garbage: Vec<u8> = (0..1 << 20_u32).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let garbage: Vec<u8> = (0..1 << 20_u32)
+        .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let messages: [&[u8]; 7] = [
         b"",
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -159,7 +189,9 @@ fn garbage_and_oversized_frames_do_not_disturb_a_node() {
     for _ in 0..5 {
         for message in messages {
             let mut stream = TcpStream::connect(a.addr()).expect("a connection");
-            stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+            stream
+                .set_write_timeout(Some(Duration::from_secs(5)))
+                .expect("a timeout");
             // It hangs up as soon as it knows enough.
             let _ = stream.write_all(message);
             open.push(stream);
@@ -177,17 +209,26 @@ fn garbage_and_oversized_frames_do_not_disturb_a_node() {
 
 #[test]
 fn a_second_node_of_the_same_name_is_not_taken_in() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let sandbox = &cluster.sandbox;
     // The registry keeps such nodes apart on one machine: this one has another.
     let mut command = sandbox.command(PROGRAM);
     let addr = sandbox.addr(21_800);
-    command.args(["b", "--listen", &addr.to_string(), "--connect", &format!("a@{}", cluster.node("a").addr())]);
+    command.args([
+        "b",
+        "--listen",
+        &addr.to_string(),
+        "--connect",
+        &format!("a@{}", cluster.node("a").addr()),
+    ]);
     command.env("STATEKEEPER_RUNTIME_DIR", sandbox.path("elsewhere"));
     let ended = run(command, "reward_player player1 5\n");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stderr.contains("name"), "{ended:?}");
-    assert!(ended.stdout.starts_with("error: this node is alone"), "{ended:?}");
+    assert!(
+        ended.stdout.starts_with("error: this node is alone"),
+        "{ended:?}"
+    );
     cluster.wait_serving();
     assert_eq!(cluster.node("b").reward("player1", 1), "1");
 }

@@ -22,28 +22,41 @@ impl Terminal {
         let options = Options::new()
             .timeout_ms(Some(u64::try_from(PATIENCE.as_millis()).expect("a minute")))
             .strip_ansi_escape_codes(true);
-        let mut session = spawn_with_options(command, options).expect("the program starts in a terminal");
+        let mut session =
+            spawn_with_options(command, options).expect("the program starts in a terminal");
         // A test that fails does not wait for a graceful end.
         session.process_mut().set_kill_timeout(Some(0));
-        Self { session, name: name.to_owned() }
+        Self {
+            session,
+            name: name.to_owned(),
+        }
     }
 
     /// Waits for a text.
     #[track_caller]
     fn expect(&mut self, text: &str) -> String {
-        self.session.exp_string(text).unwrap_or_else(|e| panic!("'{text}' never came: {e}"))
+        self.session
+            .exp_string(text)
+            .unwrap_or_else(|e| panic!("'{text}' never came: {e}"))
     }
 
     /// Waits for the prompt of the `number`th line; what came before it.
     #[track_caller]
     fn prompt(&mut self, number: u32) -> String {
         let name = self.name.clone();
-        let prompt = self.session.exp_regex(&format!(r"\({name}@[A-Za-z0-9_.-]+\){number}> "));
-        prompt.unwrap_or_else(|e| panic!("no prompt {number}: {e}")).0
+        let prompt = self
+            .session
+            .exp_regex(&format!(r"\({name}@[A-Za-z0-9_.-]+\){number}> "));
+        prompt
+            .unwrap_or_else(|e| panic!("no prompt {number}: {e}"))
+            .0
     }
 
     fn keys(&mut self, keys: &str) {
-        self.session.send(keys).and_then(|_| self.session.flush()).expect("keys to press");
+        self.session
+            .send(keys)
+            .and_then(|_| self.session.flush())
+            .expect("keys to press");
     }
 
     fn control(&mut self, letter: char) {
@@ -67,7 +80,7 @@ impl Terminal {
 
 #[test]
 fn the_shell_shows_prompts_and_keepers_and_ctrl_d_leaves() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let mut terminal = Terminal::start(&cluster.sandbox, "t", &[]);
     terminal.prompt(1);
     terminal.line("connect a");
@@ -96,7 +109,7 @@ fn the_shell_shows_prompts_and_keepers_and_ctrl_d_leaves() {
 
 #[test]
 fn the_shell_completes_commands_and_players() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let mut terminal = Terminal::start(&cluster.sandbox, "t", &["--connect", "a"]);
     terminal.prompt(1);
     terminal.line("reward_player scrooge 5");
@@ -120,7 +133,7 @@ fn the_shell_completes_commands_and_players() {
 
 #[test]
 fn ctrl_c_cancels_a_line_and_the_shell_goes_on() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let mut terminal = Terminal::start(&sandbox, "t", &[]);
     terminal.prompt(1);
     terminal.keys("reward_player player1 5");
@@ -129,7 +142,10 @@ fn ctrl_c_cancels_a_line_and_the_shell_goes_on() {
     terminal.prompt(1);
     terminal.line("nodes");
     let shown = terminal.expect("(none)");
-    assert!(!shown.contains("error"), "the cancelled line was not carried out: {shown}");
+    assert!(
+        !shown.contains("error"),
+        "the cancelled line was not carried out: {shown}"
+    );
     terminal.prompt(2);
     terminal.control('c');
     terminal.expect("Ctrl-D");
@@ -141,7 +157,7 @@ fn ctrl_c_cancels_a_line_and_the_shell_goes_on() {
 
 #[test]
 fn lines_that_are_typed_ahead_are_answered_one_after_the_other() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::calm(2);
     let mut terminal = Terminal::start(&cluster.sandbox, "t", &["--connect", "a"]);
     terminal.prompt(1);
     terminal.keys("reward_player player1 5\rreward_player player1 6\rreward_player player1 7\r");
@@ -155,7 +171,7 @@ fn lines_that_are_typed_ahead_are_answered_one_after_the_other() {
 
 #[test]
 fn the_history_lasts_across_starts() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::calm();
     let mut terminal = Terminal::start(&sandbox, "t", &[]);
     terminal.prompt(1);
     terminal.line("help forget");
@@ -187,6 +203,8 @@ fn a_suspended_node_says_so_at_the_prompt() {
     let cluster = Cluster::start(2);
     let mut terminal = Terminal::start(&cluster.sandbox, "t", &["--connect", "a"]);
     terminal.prompt(1);
+    let a = cluster.node("a");
+    wait_until("t has joined", || a.view().members == ["a", "b", "t"]);
     for name in ["a", "b"] {
         cluster.stop(name);
     }
@@ -197,7 +215,9 @@ fn a_suspended_node_says_so_at_the_prompt() {
     wait_until("the shell tells of it", || {
         terminal.line("reward_player player1 1");
         number += 1;
-        terminal.prompt(number).contains("error: suspended: waiting for ")
+        terminal
+            .prompt(number)
+            .contains("error: suspended: waiting for ")
     });
     terminal.line("forget a --force");
     terminal.expect("ok");

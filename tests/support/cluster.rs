@@ -21,17 +21,36 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// No nodes yet.
-    pub(crate) fn empty() -> Self {
-        Self { sandbox: Arc::new(Sandbox::new()), nodes: Mutex::default() }
+    pub(crate) fn empty(sandbox: Sandbox) -> Self {
+        Self {
+            sandbox: Arc::new(sandbox),
+            nodes: Mutex::default(),
+        }
     }
 
     /// `count` nodes that serve as one cluster.
     pub(crate) fn start(count: u8) -> Self {
-        let cluster = Self::empty();
-        let names: Vec<String> = (b'a'..).take(count.into()).map(|name| char::from(name).to_string()).collect();
-        cluster.add_all(names.iter().map(|name| cluster.spec(name)));
+        Self::start_with(Sandbox::new(), count, |spec| spec)
+    }
+
+    /// The same, for a test in which no node dies.
+    pub(crate) fn calm(count: u8) -> Self {
+        Self::start_with(Sandbox::calm(), count, |spec| spec)
+    }
+
+    /// The same, each with further options.
+    pub(crate) fn start_with(sandbox: Sandbox, count: u8, options: impl Fn(Spec) -> Spec) -> Self {
+        let cluster = Self::empty(sandbox);
+        let names: Vec<String> = (b'a'..)
+            .take(count.into())
+            .map(|name| char::from(name).to_string())
+            .collect();
+        cluster.add_all(names.iter().map(|name| options(cluster.spec(name))));
         for other in &names[1..] {
-            assert_eq!(cluster.node(&names[0]).ask(&format!("connect {other}")), "true");
+            assert_eq!(
+                cluster.node(&names[0]).ask(&format!("connect {other}")),
+                "true"
+            );
         }
         cluster.wait_serving();
         cluster
@@ -120,12 +139,15 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn wait_members(&self, names: &[&str]) {
         let nodes: Vec<Arc<Node>> = names.iter().map(|name| self.node(name)).collect();
-        wait_until(&format!("{} serve as one cluster", names.join(", ")), || {
-            nodes.iter().all(|node| {
-                let view = node.view();
-                view.members == names && view.state == "serving"
-            })
-        });
+        wait_until(
+            &format!("{} serve as one cluster", names.join(", ")),
+            || {
+                nodes.iter().all(|node| {
+                    let view = node.view();
+                    view.members == names && view.state == "serving"
+                })
+            },
+        );
     }
 
     /// Waits until the shell of `name` shows that state.
@@ -143,7 +165,10 @@ impl Cluster {
             let player = format!("on-{owner}-{keeper}-{number}");
             assert_eq!(node.reward(&player, 1), "1");
             let at = self.whereis(owner, &player);
-            assert_eq!(at.node, owner, "a player is created on the node that is asked first");
+            assert_eq!(
+                at.node, owner,
+                "a player is created on the node that is asked first"
+            );
             if at.keeper == keeper {
                 return player;
             }
@@ -155,6 +180,8 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn whereis(&self, name: &str, player: &str) -> Whereis {
         let node = self.node(name);
-        wait_for(&format!("{name} tells where {player} is"), || node.whereis(player))
+        wait_for(&format!("{name} tells where {player} is"), || {
+            node.whereis(player)
+        })
     }
 }

@@ -69,7 +69,12 @@ impl<'a> Load<'a> {
         players: &[String],
         disturb: impl FnOnce(&Self),
     ) -> Vec<Reward> {
-        let load = Self { cluster, players: players.to_vec(), book: Mutex::default(), stop: AtomicBool::new(false) };
+        let load = Self {
+            cluster,
+            players: players.to_vec(),
+            book: Mutex::default(),
+            stop: AtomicBool::new(false),
+        };
         thread::scope(|scope| {
             // Also when `disturb` fails: the scope waits for the clients.
             let _stopped = Stopped(&load.stop);
@@ -102,7 +107,10 @@ impl<'a> Load<'a> {
             let book = lock(&self.book);
             for reward in &book[seen..] {
                 if let Outcome::Wrong(answer) = &reward.outcome {
-                    panic!("{} answered a reward of {} with: {answer}", reward.node, reward.player);
+                    panic!(
+                        "{} answered a reward of {} with: {answer}",
+                        reward.node, reward.player
+                    );
                 }
                 let counts = reward.asked >= now && matches!(reward.outcome, Outcome::Total(_));
                 count += usize::from(counts && which(reward));
@@ -118,14 +126,23 @@ impl<'a> Load<'a> {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let Some(node) = self.cluster.nodes().into_iter().find(|node| node.name() == name) else {
+            let Some(node) = self
+                .cluster
+                .nodes()
+                .into_iter()
+                .find(|node| node.name() == name)
+            else {
                 thread::sleep(RETRY);
                 continue;
             };
             let player = &self.players[(round * 7 + number) % self.players.len()];
             let amount = i64::try_from(round % 9 + 1).expect("a small number");
             let reward = reward(&node, player, amount);
-            let pause = if matches!(reward.outcome, Outcome::Total(_)) { PAUSE } else { RETRY };
+            let pause = if matches!(reward.outcome, Outcome::Total(_)) {
+                PAUSE
+            } else {
+                RETRY
+            };
             let wrong = matches!(reward.outcome, Outcome::Wrong(_));
             lock(&self.book).push(reward);
             if wrong {
@@ -146,7 +163,9 @@ impl Drop for Stopped<'_> {
 
 /// Names for players.
 pub(crate) fn players(prefix: &str, count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("{prefix}{number}")).collect()
+    (0..count)
+        .map(|number| format!("{prefix}{number}"))
+        .collect()
 }
 
 /// One request of a client.
@@ -202,11 +221,20 @@ fn check(book: &[Reward]) {
         let mut latest: Option<&Reward> = None;
         for (total, reward) in acknowledged {
             let gap = total - reward.amount - before;
-            assert!(gap >= 0, "{player}: a reward was lost or given twice, before {reward:#?}\nand {latest:#?}");
+            assert!(
+                gap >= 0,
+                "{player}: a reward was lost or given twice, before {reward:#?}\nand {latest:#?}"
+            );
             gaps += gap;
-            assert!(gaps <= unknown, "{player}: a reward was given twice, before {reward:#?}");
+            assert!(
+                gaps <= unknown,
+                "{player}: a reward was given twice, before {reward:#?}"
+            );
             if let Some(latest) = latest {
-                assert!(latest.asked <= reward.answered, "{player}: {reward:#?}\nis older than {latest:#?}");
+                assert!(
+                    latest.asked <= reward.answered,
+                    "{player}: {reward:#?}\nis older than {latest:#?}"
+                );
             }
             if latest.is_none_or(|latest| latest.asked < reward.asked) {
                 latest = Some(reward);
@@ -224,7 +252,10 @@ fn expected(book: &[Reward]) -> BTreeMap<String, RangeInclusive<i64>> {
             .filter(|reward| matches!(reward.outcome, Outcome::Total(_)))
             .map(|reward| reward.amount)
             .sum();
-        (player.to_owned(), acknowledged..=acknowledged + unknown(&rewards))
+        (
+            player.to_owned(),
+            acknowledged..=acknowledged + unknown(&rewards),
+        )
     };
     by_player(book).into_iter().map(range).collect()
 }
@@ -234,17 +265,24 @@ fn expected(book: &[Reward]) -> BTreeMap<String, RangeInclusive<i64>> {
 pub(crate) fn check_totals(book: &[Reward], node: &Node) {
     for (player, expected) in expected(book) {
         let points = node.points(&player);
-        assert!(expected.contains(&points), "{player} has {points} instead of {expected:?}");
+        assert!(
+            expected.contains(&points),
+            "{player} has {points} instead of {expected:?}"
+        );
     }
 }
 
 /// The requests that were not acknowledged.
 pub(crate) fn failures(book: &[Reward]) -> Vec<&Reward> {
-    book.iter().filter(|reward| !matches!(reward.outcome, Outcome::Total(_))).collect()
+    book.iter()
+        .filter(|reward| !matches!(reward.outcome, Outcome::Total(_)))
+        .collect()
 }
 
 fn unknown(rewards: &[&Reward]) -> i64 {
-    let unknown = rewards.iter().filter(|reward| matches!(reward.outcome, Outcome::Unknown(_)));
+    let unknown = rewards
+        .iter()
+        .filter(|reward| matches!(reward.outcome, Outcome::Unknown(_)));
     unknown.map(|reward| reward.amount).sum()
 }
 
@@ -281,7 +319,13 @@ mod tests {
     #[test]
     fn a_book_without_contradictions_passes() {
         let refused = Outcome::Refused(String::new());
-        let book = book(&[(5, Outcome::Total(5)), (7, unknown()), (9, refused), (1, Outcome::Total(13)), (2, unknown())]);
+        let book = book(&[
+            (5, Outcome::Total(5)),
+            (7, unknown()),
+            (9, refused),
+            (1, Outcome::Total(13)),
+            (2, unknown()),
+        ]);
         check(&book);
         assert_eq!(expected(&book)["player1"], 6..=15);
     }
@@ -295,12 +339,20 @@ mod tests {
     #[test]
     #[should_panic(expected = "given twice")]
     fn a_reward_given_twice_is_found() {
-        check(&book(&[(5, Outcome::Total(5)), (1, unknown()), (2, Outcome::Total(9))]));
+        check(&book(&[
+            (5, Outcome::Total(5)),
+            (1, unknown()),
+            (2, Outcome::Total(9)),
+        ]));
     }
 
     #[test]
     #[should_panic(expected = "is older than")]
     fn an_answer_from_the_past_is_found() {
-        check(&book(&[(5, unknown()), (1, Outcome::Total(6)), (5, Outcome::Total(5))]));
+        check(&book(&[
+            (5, unknown()),
+            (1, Outcome::Total(6)),
+            (5, Outcome::Total(5)),
+        ]));
     }
 }

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long anything is waited for: far more than it takes, since the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How often a condition is looked at that nobody announces.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

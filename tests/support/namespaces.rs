@@ -44,11 +44,22 @@ impl Namespaces {
         for name in names {
             let machine = these.add(name)?;
             let port = port(name);
-            let cable = ["link", "add", "eth0", "netns", &machine, "type", "veth", "peer", "name", &port, "netns"];
+            let cable = [
+                "link", "add", "eth0", "netns", &machine, "type", "veth", "peer", "name", &port,
+                "netns",
+            ];
             ip(&[&cable[..], &[&switch]].concat())?;
             ip(&["-n", &switch, "link", "set", &port, "master", "bridge"])?;
             ip(&["-n", &switch, "link", "set", &port, "up"])?;
-            ip(&["-n", &machine, "addr", "add", &format!("{}/24", these.address(name)), "dev", "eth0"])?;
+            ip(&[
+                "-n",
+                &machine,
+                "addr",
+                "add",
+                &format!("{}/24", these.address(name)),
+                "dev",
+                "eth0",
+            ])?;
             ip(&["-n", &machine, "link", "set", "eth0", "up"])?;
             ip(&["-n", &machine, "link", "set", "lo", "up"])?;
         }
@@ -57,12 +68,21 @@ impl Namespaces {
 
     /// Pulls the cable of a machine: packets vanish, nobody is told.
     pub(crate) fn cut(&self, name: &str) {
-        ip(&["-n", &self.full("switch"), "link", "set", &port(name), "down"]).expect("a cable to pull");
+        ip(&[
+            "-n",
+            &self.full("switch"),
+            "link",
+            "set",
+            &port(name),
+            "down",
+        ])
+        .expect("a cable to pull");
     }
 
     /// Plugs it in again.
     pub(crate) fn heal(&self, name: &str) {
-        ip(&["-n", &self.full("switch"), "link", "set", &port(name), "up"]).expect("a cable to plug in");
+        ip(&["-n", &self.full("switch"), "link", "set", &port(name), "up"])
+            .expect("a cable to plug in");
     }
 
     /// Breaks the way between two machines, while everybody else hears both.
@@ -70,7 +90,17 @@ impl Namespaces {
         for (from, to) in [(one, other), (other, one)] {
             // To a hardware address that nobody has: the packets vanish, nobody is told.
             let to = self.address(to).to_string();
-            let entry = ["neigh", "replace", &to, "lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent"];
+            let entry = [
+                "neigh",
+                "replace",
+                &to,
+                "lladdr",
+                "02:00:00:00:00:01",
+                "dev",
+                "eth0",
+                "nud",
+                "permanent",
+            ];
             ip(&[&["-n", &self.full(from)], &entry[..]].concat()).expect("a neighbour to misplace");
         }
     }
@@ -79,14 +109,24 @@ impl Namespaces {
     pub(crate) fn heal_between(&self, one: &str, other: &str) {
         for (from, to) in [(one, other), (other, one)] {
             let to = self.address(to).to_string();
-            ip(&["-n", &self.full(from), "neigh", "del", &to, "dev", "eth0"]).expect("a neighbour to find");
+            ip(&["-n", &self.full(from), "neigh", "del", &to, "dev", "eth0"])
+                .expect("a neighbour to find");
         }
     }
 
     /// The address of a machine.
     pub(crate) fn address(&self, name: &str) -> Ipv4Addr {
-        let number = self.machines.iter().position(|machine| machine == name).expect("a machine");
-        Ipv4Addr::new(10, 77, 0, u8::try_from(number + 1).expect("a small network"))
+        let number = self
+            .machines
+            .iter()
+            .position(|machine| machine == name)
+            .expect("a machine");
+        Ipv4Addr::new(
+            10,
+            77,
+            0,
+            u8::try_from(number + 1).expect("a small network"),
+        )
     }
 
     /// The namespace of a machine.
@@ -118,9 +158,13 @@ fn port(name: &str) -> String {
 /// A test that was killed could not remove its own.
 fn remove_leftovers() {
     let list = Command::new("ip").args(["netns", "list"]).output();
-    let list = list.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let list = list
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
     for name in list.lines().filter_map(|line| line.split(' ').next()) {
-        let maker = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()?.parse().ok());
+        let maker = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next()?.parse().ok());
         if maker.is_some_and(|pid| !is_running(pid)) {
             // Another test may do the same right now.
             let _ = ip(&["netns", "del", name]);
@@ -129,9 +173,16 @@ fn remove_leftovers() {
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments).output().map_err(|e| format!("ip: {e}"))?;
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .map_err(|e| format!("ip: {e}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+    Err(format!(
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
 }

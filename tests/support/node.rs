@@ -31,7 +31,12 @@ pub(crate) struct Spec {
 
 impl Spec {
     pub(crate) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), listen: None, options: Vec::new(), namespace: None }
+        Self {
+            name: name.to_owned(),
+            listen: None,
+            options: Vec::new(),
+            namespace: None,
+        }
     }
 
     pub(crate) fn listen(mut self, addr: SocketAddr) -> Self {
@@ -59,7 +64,9 @@ impl Spec {
             }
             None => sandbox.command(PROGRAM),
         };
-        command.args([&self.name, "--log", "info"]).args(&self.options);
+        command
+            .args([&self.name, "--log", "info"])
+            .args(&self.options);
         if let Some(addr) = self.listen {
             command.arg("--listen").arg(addr.to_string());
         }
@@ -105,7 +112,10 @@ struct Answer {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("spec", &self.spec).field("pid", &self.pid).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("spec", &self.spec)
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,7 +142,11 @@ impl Node {
         Self {
             spec,
             pid: child.id(),
-            shell: Mutex::new(Shell { stdin: child.stdin.take(), waiting, asked: 0 }),
+            shell: Mutex::new(Shell {
+                stdin: child.stdin.take(),
+                waiting,
+                asked: 0,
+            }),
             process: Mutex::new(Killed(child)),
             shown,
             _sandbox: Arc::clone(sandbox),
@@ -144,11 +158,17 @@ impl Node {
     }
 
     pub(crate) fn has_shell(&self) -> bool {
-        !self.spec.options.iter().any(|option| option == "--no-shell")
+        !self
+            .spec
+            .options
+            .iter()
+            .any(|option| option == "--no-shell")
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.spec.listen.expect("this node was told where to listen")
+        self.spec
+            .listen
+            .expect("this node was told where to listen")
     }
 
     /// Types a line, and waits for the lines that it is answered with.
@@ -166,14 +186,27 @@ impl Node {
             let text = format!("{line}\n{mark}\n");
             let stdin = shell.stdin.as_mut().ok_or(Gone)?;
             // Nobody reads any more once the process has ended.
-            stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).map_err(|_| Gone)?;
-            shell.waiting.send(Question { line: line.to_owned(), mark, answer }).map_err(|_| Gone)?;
+            stdin
+                .write_all(text.as_bytes())
+                .and_then(|()| stdin.flush())
+                .map_err(|_| Gone)?;
+            shell
+                .waiting
+                .send(Question {
+                    line: line.to_owned(),
+                    mark,
+                    answer,
+                })
+                .map_err(|_| Gone)?;
         }
         match answers.recv_timeout(PATIENCE) {
             Ok(answer) => Ok(answer),
             Err(RecvTimeoutError::Disconnected) => Err(Gone),
             Err(RecvTimeoutError::Timeout) => {
-                panic!("{} did not answer '{line}' within {PATIENCE:?}", self.name())
+                panic!(
+                    "{} did not answer '{line}' within {PATIENCE:?}",
+                    self.name()
+                )
             }
         }
     }
@@ -190,7 +223,10 @@ impl Node {
     pub(crate) fn ask(&self, line: &str) -> String {
         match <[String; 1]>::try_from(self.lines(line)) {
             Ok([answer]) => answer,
-            Err(lines) => panic!("{} answered '{line}' with {lines:?} instead of one line", self.name()),
+            Err(lines) => panic!(
+                "{} answered '{line}' with {lines:?} instead of one line",
+                self.name()
+            ),
         }
     }
 
@@ -199,7 +235,10 @@ impl Node {
     pub(crate) fn last_words(&self, line: &str) -> String {
         match self.exchange(line) {
             Ok(Answer { lines, ended: true }) => lines.join("\n"),
-            Ok(Answer { lines, ended: false }) => panic!("{} goes on after '{line}': {lines:?}", self.name()),
+            Ok(Answer {
+                lines,
+                ended: false,
+            }) => panic!("{} goes on after '{line}': {lines:?}", self.name()),
             Err(Gone) => panic!("{} had ended before '{line}'", self.name()),
         }
     }
@@ -212,7 +251,9 @@ impl Node {
     #[track_caller]
     pub(crate) fn points(&self, player: &str) -> i64 {
         let answer = self.reward(player, 0);
-        answer.parse().unwrap_or_else(|_| panic!("{} says of {player}: {answer}", self.name()))
+        answer
+            .parse()
+            .unwrap_or_else(|_| panic!("{} says of {player}: {answer}", self.name()))
     }
 
     pub(crate) fn view(&self) -> View {
@@ -246,7 +287,11 @@ impl Node {
     /// Kills the process, without any warning, and waits for its end.
     pub(crate) fn kill9(&self) {
         let mut process = lock(&self.process);
-        process.0.kill().and_then(|()| process.0.wait()).expect("a child to kill");
+        process
+            .0
+            .kill()
+            .and_then(|()| process.0.wait())
+            .expect("a child to kill");
     }
 
     /// Closes the shell's input.
@@ -258,7 +303,9 @@ impl Node {
     #[track_caller]
     pub(crate) fn wait_for_end(&self) -> ExitStatus {
         let what = format!("{} ends", self.name());
-        wait_for(&what, || lock(&self.process).0.try_wait().expect("its status"))
+        wait_for(&what, || {
+            lock(&self.process).0.try_wait().expect("its status")
+        })
     }
 }
 
@@ -266,7 +313,12 @@ impl Drop for Node {
     fn drop(&mut self) {
         if thread::panicking() {
             let shown: Vec<String> = lock(&self.shown).iter().cloned().collect();
-            eprintln!("---- shell of {} (process {}) ----\n{}", self.name(), self.pid, shown.join("\n"));
+            eprintln!(
+                "---- shell of {} (process {}) ----\n{}",
+                self.name(),
+                self.pid,
+                shown.join("\n")
+            );
         }
     }
 }
@@ -288,7 +340,10 @@ fn read_answers(
     let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
     while let Ok(question) = questions.recv() {
         let end = format!("error: unknown command '{}'", question.mark);
-        let mut answer = Answer { lines: Vec::new(), ended: false };
+        let mut answer = Answer {
+            lines: Vec::new(),
+            ended: false,
+        };
         loop {
             match lines.next() {
                 Some(line) if line.starts_with(&end) => break,
@@ -318,13 +373,18 @@ pub(crate) struct View {
 impl View {
     fn of(lines: &[String]) -> Self {
         let value = |key: &str| {
-            let line = lines.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+            let line = lines
+                .iter()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
             line.unwrap_or_else(|| panic!("no '{key}' in {lines:?}"))
         };
         Self {
             cluster: value("cluster").to_owned(),
             epoch: value("epoch").parse().expect("a number"),
-            members: value("members").split(' ').map(|name| short(name).to_owned()).collect(),
+            members: value("members")
+                .split(' ')
+                .map(|name| short(name).to_owned())
+                .collect(),
             state: value("state").to_owned(),
             possible_loss: lines.iter().any(|line| line.starts_with("POSSIBLE LOSS")),
         }

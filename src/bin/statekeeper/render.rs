@@ -30,6 +30,7 @@ pub(crate) fn call_error(failure: &CallError) -> String {
         | CallError::Suspended(_)
         | CallError::Leaving
         | CallError::Unknown { .. }
+        | CallError::Lost
         | CallError::Overloaded
         | CallError::Key(_)
         | CallError::NoSuchType(_)

@@ -18,6 +18,7 @@ impl Members {
         self.dial_missing(out);
         self.beat_entry(out);
         self.beat_forget(out);
+        self.beat_outvoted(out);
     }
 
     pub(super) fn on_link_up(&mut self, peer: Member, out: &mut Vec<Effect>) {
@@ -52,6 +53,7 @@ impl Members {
 
     pub(super) fn on_link_down(&mut self, peer: &NodeId, refused: bool, out: &mut Vec<Effect>) {
         self.links.remove(peer);
+        self.inviters.remove(peer);
         self.queue.retain(|c| c.member.id != *peer);
         let now = self.now;
         if let Some(health) = self.health.get_mut(peer) {

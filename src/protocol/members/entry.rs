@@ -7,13 +7,10 @@
 
 use super::{
     COMMANDS_MAX, Candidate, Connect, Effect, Failure, Members, Msg, PATIENCE_HEARTBEATS,
-    QUEUE_MAX, Refusal,
+    QUEUE_MAX, Refusal, Terms,
 };
-use super::{VIEW_MAX, send};
+use super::{INCARNATION_MAX, VIEW_MAX, send};
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
-
-/// Incarnations beyond this are nonsense, and could not be exceeded.
-const INCARNATION_MAX: u64 = 1 << 62;
 
 impl Members {
     pub(super) fn on_connect(&mut self, peer: NodeId, token: u64, out: &mut Vec<Effect>) {
@@ -37,7 +34,16 @@ impl Members {
         self.ask_to_join(out);
     }
 
-    pub(super) fn on_join(&mut self, from: &NodeId, member: Member, out: &mut Vec<Effect>) {
+    pub(super) fn on_join(
+        &mut self,
+        from: &NodeId,
+        member: Member,
+        terms: Terms,
+        out: &mut Vec<Effect>,
+    ) {
+        if terms != self.terms() {
+            return out.push(send(from, Msg::Refused(Refusal::Different)));
+        }
         if member.id != *from || from.incarnation > INCARNATION_MAX {
             return;
         }
@@ -65,7 +71,11 @@ impl Members {
             out.push(send(from, Msg::ViewIs(self.view.clone())));
         } else if self.established() {
             out.push(send(from, Msg::Refused(Refusal::Established)));
-        } else if !self.rejoining && self.join_target().is_none_or(|target| target == *from) {
+        } else if self.rejoining {
+            if self.links.contains_key(from) {
+                self.inviters.insert(from.clone());
+            }
+        } else if self.join_target().is_none_or(|target| target == *from) {
             self.invited = Some((
                 from.clone(),
                 self.now + self.beats_long(PATIENCE_HEARTBEATS),
@@ -78,6 +88,7 @@ impl Members {
         let failure = match refusal {
             Refusal::Established => Failure::Established,
             Refusal::NameInUse => Failure::NameInUse,
+            Refusal::Different => Failure::Different,
             Refusal::Evicted { known } => return self.on_stale(*known, out),
         };
         if self.invited.as_ref().is_some_and(|(peer, _)| peer == from) {
@@ -135,6 +146,15 @@ impl Members {
                     .filter(back)
                     .map(|id| send(id, Msg::Invite)),
             );
+            // A later life of a member may be in a later view, without this node: then nobody else may be left who
+            // knows that this node is to be told.
+            let later = |id: &&NodeId| self.view.named(&id.name).is_some_and(|m| m.id < **id);
+            out.extend(
+                self.links
+                    .keys()
+                    .filter(later)
+                    .map(|id| send(id, Msg::ViewWanted)),
+            );
         }
     }
 
@@ -146,8 +166,16 @@ impl Members {
                 &target,
                 Msg::Join {
                     member: self.me.clone(),
+                    terms: self.terms(),
                 },
             ));
+        } else if self.rejoining {
+            // Only who belongs to a cluster has a view to show.
+            let peers = self
+                .links
+                .keys()
+                .filter(|id| self.lost.contains_key(&id.name));
+            out.extend(peers.map(|id| send(id, Msg::ViewWanted)));
         }
     }
 
@@ -250,10 +278,12 @@ impl Members {
         if !self.rejoining || (self.now < self.rejoin.at && !in_reach()) {
             return None;
         }
+        // A former peer that restarted may be as alone as this node, while others keep the old cluster: the two would
+        // found a second one. So this node asks only who has said that it belongs to a cluster.
         let peers: Vec<&NodeId> = self
             .links
             .keys()
-            .filter(|id| self.lost.contains_key(&id.name))
+            .filter(|id| self.inviters.contains(*id))
             .collect();
         let pick = usize::try_from(self.rejoin.tries)
             .unwrap_or(0)

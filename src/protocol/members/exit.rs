@@ -105,17 +105,25 @@ impl Members {
         self.leave = None;
         self.fail_commands(&Failure::Overtaken, out);
         self.answer_connects(|_| true, &Err(Failure::Overtaken), out);
-        // The farewell makes this life known dead: it must have stopped serving before.
-        self.leased = Millis(0);
-        out.push(Effect::Lease { until: Millis(0) });
-        let handed_over = self.synced;
-        out.extend(self.links.keys().map(|id| send(id, Msg::Farewell { handed_over })));
+        self.stop(self.synced, out);
         out.push(Effect::Answer {
             token,
             result: Ok(()),
         });
         out.push(Effect::Left);
+    }
+
+    /// Ends this life, and tells everybody.
+    pub(super) fn stop(&mut self, handed_over: bool, out: &mut Vec<Effect>) {
+        // The farewell makes this life known dead: it must have stopped serving before.
+        self.leased = Millis(0);
         self.left = true;
+        out.push(Effect::Lease { until: Millis(0) });
+        out.extend(
+            self.links
+                .keys()
+                .map(|id| send(id, Msg::Farewell { handed_over })),
+        );
     }
 
     pub(super) fn on_farewell(&mut self, from: &NodeId, handed_over: bool, out: &mut Vec<Effect>) {
@@ -132,6 +140,7 @@ impl Members {
         if epoch == self.view.epoch && complete {
             self.synced = true;
             self.vanished.clear();
+            self.basis = self.view.active().cloned().collect();
         }
     }
 
@@ -154,7 +163,8 @@ impl Members {
             return;
         }
         self.vanished.extend(vanished);
-        if self.vanished.len() <= self.backups && !certain {
+        let all = !self.basis.is_empty() && self.basis.is_subset(&self.vanished);
+        if self.vanished.len() <= self.backups && !all && !certain {
             return;
         }
         let (epoch, nodes) = (

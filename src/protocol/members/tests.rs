@@ -6,6 +6,13 @@ use super::*;
 /// A link between two nodes, by their places; the lower first.
 type Pair = (usize, usize);
 
+/// Of the default timings, with one backup.
+const TERMS: Terms = Terms {
+    lease: Millis(1_000),
+    promise: Millis(1_250),
+    backups: 1,
+};
+
 struct Sim {
     node: Members,
     running: bool,
@@ -845,7 +852,10 @@ fn a_joiner_that_went_elsewhere_declines() {
         2,
         Input::Message {
             from: from.clone(),
-            msg: Msg::Join { member },
+            msg: Msg::Join {
+                member,
+                terms: TERMS,
+            },
         },
     );
     assert_eq!(net.seen_by(2), [0, 2], "it has no means to know");
@@ -950,6 +960,7 @@ fn nonsense_from_peers_changes_nothing() {
             },
             Msg::Join {
                 member: member(2, 9),
+                terms: TERMS,
             },
             Msg::Declined {
                 cluster: before.cluster,
@@ -1043,7 +1054,10 @@ fn who_was_evicted_admits_nobody_before_it_is_back() {
         Input::LinkUp(stranger.clone()),
         Input::Message {
             from: stranger.id.clone(),
-            msg: Msg::Join { member: stranger },
+            msg: Msg::Join {
+                member: stranger,
+                terms: TERMS,
+            },
         },
     ] {
         node.handle(now, input, &mut out);
@@ -1091,8 +1105,49 @@ fn a_dial_that_is_refused_proves_the_process_gone() {
     net.unlink(1, 2, false);
     let gone = member(2, 1);
     for place in [0, 1] {
-        net.input(place, Input::DialRefused { name: gone.id.name.clone(), addr: gone.addr.clone() });
+        net.input(
+            place,
+            Input::DialRefused {
+                name: gone.id.name.clone(),
+                addr: gone.addr.clone(),
+            },
+        );
     }
-    let took = net.until(6_000, "an eviction", |net| net.serving(&[0, 1]) && net.seen_by(0).len() == 2);
-    assert!(took < 1_800, "evicted only after the suspicion time: {took} ms");
+    let took = net.until(6_000, "an eviction", |net| {
+        net.serving(&[0, 1]) && net.seen_by(0).len() == 2
+    });
+    assert!(
+        took < 1_800,
+        "evicted only after the suspicion time: {took} ms"
+    );
+}
+
+#[test]
+fn nodes_that_do_not_keep_the_same_promises_do_not_join() {
+    let mut net = Net::cluster(2);
+    let stranger = member(2, 1);
+    let terms = Terms {
+        promise: Millis(9_000),
+        ..TERMS
+    };
+    net.input(0, Input::LinkUp(stranger.clone()));
+    let mut out = Vec::new();
+    let msg = Msg::Join {
+        member: stranger.clone(),
+        terms,
+    };
+    let now = net.sims[0].node.now;
+    net.sims[0].node.handle(
+        now,
+        Input::Message {
+            from: stranger.id.clone(),
+            msg,
+        },
+        &mut out,
+    );
+    let refused = Effect::Send {
+        to: stranger.id,
+        msg: Msg::Refused(Refusal::Different),
+    };
+    assert!(out.contains(&refused), "{out:?}");
 }

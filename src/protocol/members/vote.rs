@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::{DEAD_MAX, Deferred, Effect, Failure, Members, Msg, Rejoining, VIEW_MAX, send};
+use super::{
+    DEAD_MAX, Deferred, Effect, Failure, INCARNATION_MAX, Members, Msg, Rejoining, VIEW_MAX, send,
+};
 use crate::protocol::agreement::{self, Agreement, is_quorum};
 use crate::protocol::lease::Lease;
 use crate::protocol::types::{ClusterId, Epoch, Member, Millis, NodeId};
@@ -74,6 +76,8 @@ impl Members {
             } else if view.contains(from) && self.view.contains(from) && view.epoch > Epoch(1) {
                 // It went to another line, and never installs a view of this one again.
                 self.mark_dead(from.clone(), out);
+            } else if self.rejoining && view.contains(from) {
+                self.inviters.insert(from.clone());
             }
             return;
         }
@@ -170,6 +174,7 @@ impl Members {
 
     pub(super) fn install(&mut self, view: View, out: &mut Vec<Effect>) {
         let same_line = view.cluster == self.view.cluster;
+        self.outvoted = None;
         let before = std::mem::replace(&mut self.view, view);
         let gone: Vec<Member> = before
             .members
@@ -185,6 +190,16 @@ impl Members {
         } else {
             Vec::new() // a cluster of this node alone, given up for another
         };
+        if same_line {
+            // Who left well had handed over to those who stay.
+            self.basis.retain(|id| {
+                self.view.contains(id) || self.vanished.contains(id) || vanished.contains(id)
+            });
+        } else {
+            // One joins at a time, and only when the copies of those before it are in place.
+            let others = self.view.ids().filter(|id| **id != self.me.id);
+            self.basis = others.cloned().collect();
+        }
         for member in gone {
             let for_ms = if vanished.contains(&member.id) {
                 self.timings.redial
@@ -351,7 +366,19 @@ impl Members {
             .chain(joined)
             .filter(|id| **id != self.me.id);
         out.extend(to.map(|id| send(id, Msg::ViewIs(view.clone()))));
-        self.adopt(view, out);
+        if view.contains(&self.me.id) || self.leave.is_some() {
+            return self.adopt(view, out);
+        }
+        // Those who stay may need this node's word, and its links end with its life: it goes when one of them shows
+        // it that view.
+        self.outvoted = Some(view);
+    }
+
+    /// Says again what was decided without this node, until a member of that view says so too.
+    pub(super) fn beat_outvoted(&self, out: &mut Vec<Effect>) {
+        let Some(view) = &self.outvoted else { return };
+        let linked = view.ids().filter(|id| self.links.contains_key(id));
+        out.extend(linked.map(|id| send(id, Msg::ViewIs(view.clone()))));
     }
 
     /// Of the steps that wait for the lease only the highest ballot is worth keeping.
@@ -491,6 +518,10 @@ fn is_sound(view: &View) -> bool {
     (1..=VIEW_MAX).contains(&n)
         && (1..EPOCH_MAX).contains(&epoch)
         && view.members.is_sorted_by(|a, b| a.id.name < b.id.name)
+        && view
+            .members
+            .iter()
+            .all(|m| m.id.incarnation <= INCARNATION_MAX)
         && view.leaving.is_sorted_by(|a, b| a < b)
         && view.leaving.iter().all(|id| view.contains(id))
 }

@@ -21,7 +21,9 @@ pub enum Progress {
 impl Shard {
     /// Installs a view of a later epoch, or of another cluster; views in between may be skipped.
     pub(super) fn install(&mut self, leased: bool, view: View, out: &mut Vec<Effect>) {
-        if view.cluster == self.view.cluster && view.epoch <= self.view.epoch || !view.contains(&self.me) {
+        if view.cluster == self.view.cluster && view.epoch <= self.view.epoch
+            || !view.contains(&self.me)
+        {
             return;
         }
         if view.cluster != self.view.cluster || self.lineage.len() >= LINEAGE_MAX {
@@ -53,7 +55,10 @@ impl Shard {
                         own.keepers = keepers
                             .into_iter()
                             .map(|id| {
-                                let ver = acked.iter().find(|(a, _)| *a == id).and_then(|(_, ver)| *ver);
+                                let ver = acked
+                                    .iter()
+                                    .find(|(a, _)| *a == id)
+                                    .and_then(|(_, ver)| *ver);
                                 (id, ver)
                             })
                             .collect();
@@ -78,7 +83,10 @@ impl Shard {
                     }
                 }
                 Some(Slot::Rec(mut rec)) => {
-                    let live = rec.owner.as_ref().is_some_and(|owner| self.placement.is_active(owner));
+                    let live = rec
+                        .owner
+                        .as_ref()
+                        .is_some_and(|owner| self.placement.is_active(owner));
                     if !live || !rec.confirmed && !self.has_authority(&key) {
                         rec.owner = None;
                     }
@@ -95,7 +103,7 @@ impl Shard {
 
         // Messages of the old view are void: whatever waited for one asks again.
         for mut forwarded in std::mem::take(&mut self.forwarded).into_values() {
-            forwarded.pending.maybe = true;
+            forwarded.pending.request.again = true;
             self.retry(forwarded.key, forwarded.pending, out);
         }
         self.drop_requests_of_peers();
@@ -146,14 +154,20 @@ impl Shard {
     pub(super) fn send_done(&self, out: &mut Vec<Effect>) {
         for to in self.view.ids().filter(|id| **id != self.me) {
             let heard = self.done_from.contains(to);
-            out.push(Effect::Send { to: to.clone(), msg: Msg::Done { heard } });
+            out.push(Effect::Send {
+                to: to.clone(),
+                msg: Msg::Done { heard },
+            });
         }
     }
 
     /// A member's copies are in place.
     pub(super) fn done(&mut self, from: NodeId, heard: bool, out: &mut Vec<Effect>) {
         if !heard && self.done_sent {
-            out.push(Effect::Send { to: from.clone(), msg: Msg::Done { heard: true } });
+            out.push(Effect::Send {
+                to: from.clone(),
+                msg: Msg::Done { heard: true },
+            });
         }
         self.done_from.insert(from);
         self.try_complete(out);

@@ -20,11 +20,18 @@ impl Shard {
         if !self.can_serve(&me) {
             return;
         }
-        let Some(wanted) = self.wanted.get_mut(key) else { return };
+        let Some(wanted) = self.wanted.get_mut(key) else {
+            return;
+        };
         wanted.claimed_at = tick;
-        let Some(home) = self.placement.home(key).cloned() else { return };
+        let Some(home) = self.placement.home(key).cloned() else {
+            return;
+        };
         if home != me {
-            return out.push(Effect::Send { to: home, msg: Msg::Claim { key: key.clone() } });
+            return out.push(Effect::Send {
+                to: home,
+                msg: Msg::Claim { key: key.clone() },
+            });
         }
         if !self.has_authority(key) || self.own(key).is_some() {
             return;
@@ -50,26 +57,50 @@ impl Shard {
             return;
         }
         if self.own(&key).is_some() {
-            let msg = Msg::OwnerIs { key, owner: self.me.clone() };
+            let msg = Msg::OwnerIs {
+                key,
+                owner: self.me.clone(),
+            };
             return out.push(Effect::Send { to: from, msg });
         }
         match self.slots.get(&key) {
             // Also while unconfirmed: the grant may have arrived.
-            Some(Slot::Rec(Rec { owner: Some(owner), .. }))
-                if *owner != from && self.placement.is_active(owner) =>
-            {
-                let msg = Msg::OwnerIs { key, owner: owner.clone() };
+            Some(Slot::Rec(Rec {
+                owner: Some(owner), ..
+            })) if *owner != from && self.placement.is_active(owner) => {
+                let msg = Msg::OwnerIs {
+                    key,
+                    owner: owner.clone(),
+                };
                 return out.push(Effect::Send { to: from, msg });
             }
             // An old claim: it owns the key already.
-            Some(Slot::Rec(Rec { owner: Some(owner), confirmed: true, .. })) if *owner == from => return,
+            Some(Slot::Rec(Rec {
+                owner: Some(owner),
+                confirmed: true,
+                ..
+            })) if *owner == from => return,
             Some(Slot::Rec(_) | Slot::Own(_)) | None => {}
         }
         let (ver, data) = self.state_to_grant(&key);
         let gen_ = self.view.epoch;
-        let rec = Rec { gen_, ver, data: data.clone(), owner: Some(from.clone()), confirmed: false };
+        let rec = Rec {
+            gen_,
+            ver,
+            data: data.clone(),
+            owner: Some(from.clone()),
+            confirmed: false,
+        };
         self.store(&key, rec, out);
-        out.push(Effect::Send { to: from, msg: Msg::Grant { key, gen_, ver, data } });
+        out.push(Effect::Send {
+            to: from,
+            msg: Msg::Grant {
+                key,
+                gen_,
+                ver,
+                data,
+            },
+        });
     }
 
     /// The home names the owner: the waiting requests go there.
@@ -80,7 +111,14 @@ impl Shard {
     }
 
     /// The home makes this node the owner.
-    pub(super) fn grant(&mut self, key: Key, gen_: Epoch, ver: u64, data: Bytes, out: &mut Vec<Effect>) {
+    pub(super) fn grant(
+        &mut self,
+        key: Key,
+        gen_: Epoch,
+        ver: u64,
+        data: Bytes,
+        out: &mut Vec<Effect>,
+    ) {
         let me = self.me.clone();
         if self.own(&key).is_none() && self.can_serve(&me) && gen_ == self.view.epoch {
             self.own_it(&key, gen_, ver, data, out);
@@ -89,7 +127,10 @@ impl Shard {
 
     fn live_owner(&self, key: &Key) -> Option<NodeId> {
         match self.slots.get(key) {
-            Some(Slot::Rec(rec)) => rec.owner.clone().filter(|owner| self.placement.is_active(owner)),
+            Some(Slot::Rec(rec)) => rec
+                .owner
+                .clone()
+                .filter(|owner| self.placement.is_active(owner)),
             Some(Slot::Own(_)) | None => None,
         }
     }
@@ -109,10 +150,18 @@ impl Shard {
 
     /// Asks the home of the key of one question, or answers it here.
     pub(super) fn ask_home(&mut self, token: u64, out: &mut Vec<Effect>) {
-        let Some(key) = self.locating.get(&token) else { return };
+        let Some(key) = self.locating.get(&token) else {
+            return;
+        };
         match self.placement.home(key) {
             Some(home) if *home != self.me => {
-                out.push(Effect::Send { to: home.clone(), msg: Msg::Locate { key: key.clone(), token } });
+                out.push(Effect::Send {
+                    to: home.clone(),
+                    msg: Msg::Locate {
+                        key: key.clone(),
+                        token,
+                    },
+                });
             }
             Some(_) | None => {
                 if let Some(found) = self.located(key) {

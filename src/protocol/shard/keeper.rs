@@ -17,17 +17,32 @@ impl Shard {
         out: &mut Vec<Effect>,
     ) {
         match self.slots.get(&key) {
-            Some(Slot::Own(_)) => return out.push(Effect::Broken("I1': at most one node owns a key in an epoch")),
+            Some(Slot::Own(_)) => {
+                return out.push(Effect::Broken(
+                    "I1': at most one node owns a key in an epoch",
+                ));
+            }
             Some(Slot::Rec(rec)) if rec.gen_ > gen_ => {
-                return out.push(Effect::Broken("an owner's generation is never behind its keeper's"));
+                return out.push(Effect::Broken(
+                    "an owner's generation is never behind its keeper's",
+                ));
             }
             // A newer version of the same owner is here already; its acknowledgement covers this one.
             Some(Slot::Rec(rec)) if rec.gen_ == gen_ && rec.ver > ver => return,
             Some(Slot::Rec(_)) | None => {}
         }
-        let rec = Rec { gen_, ver, data, owner: Some(from.clone()), confirmed: true };
+        let rec = Rec {
+            gen_,
+            ver,
+            data,
+            owner: Some(from.clone()),
+            confirmed: true,
+        };
         self.store(&key, rec, out);
-        out.push(Effect::Send { to: from, msg: Msg::PutAck { key, gen_, ver } });
+        out.push(Effect::Send {
+            to: from,
+            msg: Msg::PutAck { key, gen_, ver },
+        });
     }
 
     /// A copy without an owner arrives.
@@ -51,19 +66,36 @@ impl Shard {
             None => true,
         };
         if newer {
-            self.store(&key, Rec { gen_, ver, data, owner: None, confirmed: true }, out);
+            self.store(
+                &key,
+                Rec {
+                    gen_,
+                    ver,
+                    data,
+                    owner: None,
+                    confirmed: true,
+                },
+                out,
+            );
         }
-        out.push(Effect::Send { to: from, msg: Msg::HoldAck { key, gen_, ver } });
+        out.push(Effect::Send {
+            to: from,
+            msg: Msg::HoldAck { key, gen_, ver },
+        });
     }
 
     /// A copy that this node passed on is in place there.
     pub(super) fn hold_ack(&mut self, from: NodeId, key: &Key, gen_: Epoch, ver: u64) {
-        let Some(Slot::Rec(rec)) = self.slots.get(key) else { return };
+        let Some(Slot::Rec(rec)) = self.slots.get(key) else {
+            return;
+        };
         if (rec.gen_, rec.ver) != (gen_, ver) {
             return;
         }
         let targets = self.hold_targets(key);
-        let Some(acks) = self.unsettled.get_mut(key) else { return };
+        let Some(acks) = self.unsettled.get_mut(key) else {
+            return;
+        };
         if targets.contains(&from) && !acks.contains(&from) {
             acks.push(from);
         }
@@ -90,7 +122,11 @@ impl Shard {
 
     /// Whether the owner of this record is there and cares for the copies itself.
     pub(super) fn is_settled(&self, rec: &Rec) -> bool {
-        rec.confirmed && rec.owner.as_ref().is_some_and(|owner| self.placement.is_active(owner))
+        rec.confirmed
+            && rec
+                .owner
+                .as_ref()
+                .is_some_and(|owner| self.placement.is_active(owner))
     }
 
     fn hold_targets(&self, key: &Key) -> Vec<NodeId> {
@@ -102,15 +138,24 @@ impl Shard {
     /// Passes an unsettled record on to those that have not acknowledged it, or an unsettled owner's state.
     pub(super) fn send_holds(&mut self, key: &Key, out: &mut Vec<Effect>) {
         let targets = self.hold_targets(key);
-        let Some(Slot::Rec(rec)) = self.slots.get(key) else { return };
-        let Some(acks) = self.unsettled.get(key) else { return };
+        let Some(Slot::Rec(rec)) = self.slots.get(key) else {
+            return;
+        };
+        let Some(acks) = self.unsettled.get(key) else {
+            return;
+        };
         let missing: Vec<NodeId> = targets.into_iter().filter(|t| !acks.contains(t)).collect();
         if missing.is_empty() {
             self.unsettled.remove(key);
             return;
         }
         for to in missing {
-            let msg = Msg::Hold { key: key.clone(), gen_: rec.gen_, ver: rec.ver, data: rec.data.clone() };
+            let msg = Msg::Hold {
+                key: key.clone(),
+                gen_: rec.gen_,
+                ver: rec.ver,
+                data: rec.data.clone(),
+            };
             out.push(Effect::Send { to, msg });
         }
     }

@@ -7,7 +7,10 @@
 use bytes::Bytes;
 
 use super::super::types::{Epoch, Key, NodeId, RequestId};
-use super::{Actor, Answer, Effect, Forwarded, Handled, Origin, Own, Pending, Ran, Shard, Slot};
+use super::{
+    Actor, Answer, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Origin, Own, Pending, Ran,
+    Shard, Slot,
+};
 
 impl Own {
     /// The version that every current keeper has; none while one has none, or while there is no keeper.
@@ -38,12 +41,41 @@ impl Shard {
         if forwarded.as_ref().is_some_and(|f| self.in_hand.contains(f)) {
             return;
         }
-        if self.pending >= self.pending_max {
+        if pending.request.again && self.take_over(&key, &pending) {
+            return;
+        }
+        let of_key = self.own(&key).map_or(0, |own| own.running.len());
+        if self.pending >= self.pending_max || of_key >= (self.pending_max / KEY_SHARE).max(KEY_MIN)
+        {
             return self.finish(pending.origin, Answer::Overloaded, out);
         }
         self.in_hand.extend(forwarded);
         self.pending += 1;
         self.enqueue(key, pending, out);
+    }
+
+    /// A request that is tried again while its first try is still in hand: there is one answer, for the latest.
+    fn take_over(&mut self, key: &Key, pending: &Pending) -> bool {
+        let Some(own) = self.own_mut(key) else {
+            return false;
+        };
+        let handled = own.waiting.iter_mut().map(|h| &mut h.pending);
+        let Some(first) = own
+            .running
+            .iter_mut()
+            .chain(handled)
+            .find(|p| p.request.id == pending.request.id)
+        else {
+            return false;
+        };
+        let before = std::mem::replace(&mut first.origin, pending.origin.clone());
+        if let Origin::Peer(from, token) = before {
+            self.in_hand.remove(&(from, token));
+        }
+        if let Origin::Peer(from, token) = &pending.origin {
+            self.in_hand.insert((from.clone(), *token));
+        }
+        true
     }
 
     fn enqueue(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
@@ -69,14 +101,29 @@ impl Shard {
             Actor::Restarting => return,
             Actor::Down => {
                 own.actor = Actor::Up;
-                out.push(Effect::Start { key: key.clone(), gen_, data: own.data.clone() });
+                out.push(Effect::Start {
+                    key: key.clone(),
+                    gen_,
+                    data: own.data.clone(),
+                });
             }
         }
-        out.push(Effect::Run { key: key.clone(), gen_, request });
+        out.push(Effect::Run {
+            key: key.clone(),
+            gen_,
+            request,
+        });
     }
 
     /// Becomes the owner: with the home's authority, by being the home or by its grant.
-    pub(super) fn own_it(&mut self, key: &Key, gen_: Epoch, ver: u64, data: Bytes, out: &mut Vec<Effect>) {
+    pub(super) fn own_it(
+        &mut self,
+        key: &Key,
+        gen_: Epoch,
+        ver: u64,
+        data: Bytes,
+        out: &mut Vec<Effect>,
+    ) {
         let keepers = self.placement.keepers(key, &self.me, self.backups);
         let own = Own {
             gen_,
@@ -96,14 +143,20 @@ impl Shard {
         } else {
             self.unsettled.insert(key.clone(), Vec::new());
         }
-        out.push(Effect::Start { key: key.clone(), gen_, data });
+        out.push(Effect::Start {
+            key: key.clone(),
+            gen_,
+            data,
+        });
         self.send_puts(key, out);
         self.run_wanted(key, out);
     }
 
     /// Gives the requests that waited for ownership to the actor.
     fn run_wanted(&mut self, key: &Key, out: &mut Vec<Effect>) {
-        let Some(mut wanted) = self.wanted.remove(key) else { return };
+        let Some(mut wanted) = self.wanted.remove(key) else {
+            return;
+        };
         for pending in std::mem::take(&mut wanted.pending) {
             if self.quiescing && matches!(pending.origin, Origin::Peer(..)) {
                 wanted.pending.push_back(pending);
@@ -117,8 +170,17 @@ impl Shard {
     }
 
     /// The actor handled the oldest request that it was given.
-    pub(super) fn ran(&mut self, leased: bool, key: &Key, gen_: Epoch, ran: Ran, out: &mut Vec<Effect>) {
-        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else { return };
+    pub(super) fn ran(
+        &mut self,
+        leased: bool,
+        key: &Key,
+        gen_: Epoch,
+        ran: Ran,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
+            return;
+        };
         let Some(pending) = own.running.pop_front() else {
             return out.push(Effect::Broken("an actor handles only what it was given"));
         };
@@ -127,13 +189,21 @@ impl Shard {
                 self.release(&pending.origin);
                 self.finish(pending.origin, Answer::Failed(reason), out);
             }
+            Ran::Unknown => {
+                self.release(&pending.origin);
+                self.finish(pending.origin, Answer::Unknown, out);
+            }
             Ran::Done { reply, data } => {
                 let changed = data.is_some();
                 if let Some(data) = data {
                     own.ver += 1;
                     own.data = data;
                 }
-                own.waiting.push_back(Handled { ver: own.ver, pending, reply });
+                own.waiting.push_back(Handled {
+                    ver: own.ver,
+                    pending,
+                    reply,
+                });
                 if changed {
                     self.send_puts(key, out);
                 } else {
@@ -146,7 +216,9 @@ impl Shard {
     /// Sends the state to every keeper that lacks it.
     pub(super) fn send_puts(&mut self, key: &Key, out: &mut Vec<Effect>) {
         let tick = self.tick;
-        let Some(Slot::Own(own)) = self.slots.get_mut(key) else { return };
+        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
+            return;
+        };
         own.put_at = tick;
         if !own.listed {
             own.listed = true;
@@ -154,7 +226,10 @@ impl Shard {
         }
         for (to, acked) in &own.keepers {
             if *acked != Some(own.ver) {
-                out.push(Effect::Put { to: to.clone(), key: key.clone() });
+                out.push(Effect::Put {
+                    to: to.clone(),
+                    key: key.clone(),
+                });
             }
         }
     }
@@ -169,11 +244,15 @@ impl Shard {
         ver: u64,
         out: &mut Vec<Effect>,
     ) {
-        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else { return };
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
+            return;
+        };
         if ver > own.ver {
             return out.push(Effect::Broken("a keeper has only what its owner put"));
         }
-        let Some((_, acked)) = own.keepers.iter_mut().find(|(id, _)| id == from) else { return };
+        let Some((_, acked)) = own.keepers.iter_mut().find(|(id, _)| id == from) else {
+            return;
+        };
         *acked = (*acked).max(Some(ver));
         if own.is_synced() {
             self.unsettled.remove(key);
@@ -186,7 +265,9 @@ impl Shard {
         let me = self.me.clone();
         if !leased || !self.can_serve(&me) {
             // The next tick looks again: a key with answers is listed.
-            let Some(Slot::Own(own)) = self.slots.get_mut(key) else { return };
+            let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
+                return;
+            };
             if !own.waiting.is_empty() && !own.listed {
                 own.listed = true;
                 self.lagging.push(key.clone());
@@ -195,7 +276,10 @@ impl Shard {
         }
         while let Some(own) = self.own_mut(key) {
             let acked = own.acked();
-            let Some(handled) = own.waiting.pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver)) else {
+            let Some(handled) = own
+                .waiting
+                .pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver))
+            else {
                 return;
             };
             self.release(&handled.pending.origin);
@@ -205,8 +289,14 @@ impl Shard {
 
     /// The actor ended. What it was given and did not handle is given to its successor.
     pub(super) fn exited(&mut self, key: &Key, gen_: Epoch, again: bool, out: &mut Vec<Effect>) {
-        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else { return };
-        own.actor = if again { Actor::Restarting } else { Actor::Down };
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
+            return;
+        };
+        own.actor = if again {
+            Actor::Restarting
+        } else {
+            Actor::Down
+        };
         if !again && !own.running.is_empty() {
             self.restart(key, gen_, out);
         }
@@ -214,19 +304,32 @@ impl Shard {
 
     /// Starts the actor from the state that its keepers have or are being sent.
     pub(super) fn restart(&mut self, key: &Key, gen_: Epoch, out: &mut Vec<Effect>) {
-        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_ && own.actor != Actor::Up) else {
+        let Some(own) = self
+            .own_mut(key)
+            .filter(|own| own.gen_ == gen_ && own.actor != Actor::Up)
+        else {
             return;
         };
         own.actor = Actor::Up;
-        out.push(Effect::Start { key: key.clone(), gen_, data: own.data.clone() });
+        out.push(Effect::Start {
+            key: key.clone(),
+            gen_,
+            data: own.data.clone(),
+        });
         for pending in &own.running {
-            out.push(Effect::Run { key: key.clone(), gen_, request: pending.request.clone() });
+            out.push(Effect::Run {
+                key: key.clone(),
+                gen_,
+                request: pending.request.clone(),
+            });
         }
     }
 
     /// Sends the waiting requests of a key to the node that owns it.
     pub(super) fn forward(&mut self, key: &Key, owner: &NodeId, out: &mut Vec<Effect>) {
-        let Some(wanted) = self.wanted.remove(key) else { return };
+        let Some(wanted) = self.wanted.remove(key) else {
+            return;
+        };
         for mut pending in wanted.pending {
             pending.request.id.get_or_insert_with(|| {
                 self.next_id += 1;
@@ -235,22 +338,36 @@ impl Shard {
                 RequestId(high << 64 | u128::from(self.next_id))
             });
             self.next_token += 1;
-            let forwarded =
-                Forwarded { to: owner.clone(), key: key.clone(), pending, sent_at: self.tick };
+            let forwarded = Forwarded {
+                to: owner.clone(),
+                key: key.clone(),
+                pending,
+                sent_at: self.tick,
+            };
             out.push(forwarded.message(self.next_token));
             self.forwarded.insert(self.next_token, forwarded);
         }
     }
 
     /// The node that a request was forwarded to has answered.
-    pub(super) fn reply(&mut self, from: &NodeId, token: u64, answer: Answer, out: &mut Vec<Effect>) {
+    pub(super) fn reply(
+        &mut self,
+        from: &NodeId,
+        token: u64,
+        answer: Answer,
+        out: &mut Vec<Effect>,
+    ) {
         if self.forwarded.get(&token).is_none_or(|f| f.to != *from) {
             return;
         }
-        let Some(Forwarded { pending, .. }) = self.forwarded.remove(&token) else { return };
+        let Some(Forwarded { pending, .. }) = self.forwarded.remove(&token) else {
+            return;
+        };
         let answer = match answer {
             // That holds for this try only.
-            Answer::Overloaded | Answer::Leaving | Answer::NotServing if pending.maybe => Answer::Unknown,
+            Answer::Overloaded | Answer::Leaving | Answer::NotServing if pending.request.again => {
+                Answer::Unknown
+            }
             Answer::Reply(_)
             | Answer::Failed(_)
             | Answer::Overloaded
@@ -277,20 +394,37 @@ impl Shard {
         let before = self.forwarded.len();
         self.forwarded.retain(|_, f| f.pending.origin != origin);
         self.pending -= before - self.forwarded.len();
+        // Nobody has what an actor that is down was to be given.
+        if let Some(own) = self.own_mut(key).filter(|own| own.actor != Actor::Up) {
+            let before = own.running.len();
+            own.running.retain(|p| p.origin != origin);
+            let gone = before - own.running.len();
+            self.pending -= gone;
+        }
     }
 
     /// This node does not serve: requests that have not started go back to their clients; those of peers are
     /// dropped, since the peers try again by themselves.
     pub(super) fn refuse(&mut self, out: &mut Vec<Effect>) {
-        for pending in std::mem::take(&mut self.wanted).into_values().flat_map(|w| w.pending) {
+        for pending in std::mem::take(&mut self.wanted)
+            .into_values()
+            .flat_map(|w| w.pending)
+        {
             self.release(&pending.origin);
             if let Origin::Local(token) = pending.origin {
-                let answer = if pending.maybe { Answer::Unknown } else { Answer::NotServing };
+                let answer = if pending.request.again {
+                    Answer::Unknown
+                } else {
+                    Answer::NotServing
+                };
                 out.push(Effect::Answer { token, answer });
             }
         }
         for token in std::mem::take(&mut self.locating).into_keys() {
-            out.push(Effect::Answer { token, answer: Answer::NotServing });
+            out.push(Effect::Answer {
+                token,
+                answer: Answer::NotServing,
+            });
         }
     }
 
@@ -305,9 +439,12 @@ impl Shard {
 
     /// Gives up a key, because this node leaves. The state stays as a record without an owner.
     pub(super) fn disown(&mut self, key: &Key, own: Own, out: &mut Vec<Effect>) {
-        out.push(Effect::Stop { key: key.clone(), gen_: own.gen_ });
+        out.push(Effect::Stop {
+            key: key.clone(),
+            gen_: own.gen_,
+        });
         for Handled { mut pending, .. } in own.waiting {
-            pending.maybe = true;
+            pending.request.again = true;
             // Applied, and not known to be backed up: only an id makes another try safe.
             if pending.request.id.is_some() {
                 self.retry(key.clone(), pending, out);

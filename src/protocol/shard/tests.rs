@@ -7,16 +7,19 @@ use bytes::Bytes;
 use super::super::placement::Placement;
 use super::super::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
 use super::super::view::View;
-use super::{Answer, Effect, Input, Msg, Progress, Ran, Request, Shard};
+use super::{Answer, Effect, Input, KEY_SHARE, Msg, Progress, Ran, Request, Shard};
 
-const PENDING_MAX: usize = 8;
+const PENDING_MAX: usize = 4 * KEY_SHARE;
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name, 1)
 }
 
 fn member(name: &str) -> Member {
-    Member { id: id(name), addr: Arc::from(name) }
+    Member {
+        id: id(name),
+        addr: Arc::from(name),
+    }
 }
 
 fn view(epoch: u64, members: &[&str]) -> View {
@@ -27,7 +30,12 @@ fn leaving(epoch: u64, members: &[&str], leaving: &[&str]) -> View {
     let mut members: Vec<Member> = members.iter().map(|name| member(name)).collect();
     members.sort();
     let leaving = leaving.iter().map(|name| id(name)).collect();
-    View { cluster: ClusterId(1), epoch: Epoch(epoch), members, leaving }
+    View {
+        cluster: ClusterId(1),
+        epoch: Epoch(epoch),
+        members,
+        leaving,
+    }
 }
 
 /// A key for which these names rank in this order, in every view of theirs.
@@ -36,7 +44,9 @@ fn ranked(names: &[&str]) -> Key {
     let wanted: Vec<NodeId> = names.iter().map(|name| id(name)).collect();
     let keys = (0..10_000).map(|n| Key::new(Kind(1), format!("key{n}")));
     let has_order = |key: &Key| placement.ranked(key).into_iter().eq(&wanted);
-    keys.into_iter().find(has_order).expect("some key has any order")
+    keys.into_iter()
+        .find(has_order)
+        .expect("some key has any order")
 }
 
 fn data(text: &'static str) -> Bytes {
@@ -44,7 +54,11 @@ fn data(text: &'static str) -> Bytes {
 }
 
 fn request(n: u128) -> Request {
-    Request { id: Some(RequestId(n)), payload: Bytes::new() }
+    Request {
+        id: Some(RequestId(n)),
+        payload: Bytes::new(),
+        again: false,
+    }
 }
 
 /// A part under test, and a record of what it wants.
@@ -62,7 +76,11 @@ impl Part {
     }
 
     fn in_view(me: &str, view: View, key: Key) -> Self {
-        Self { shard: Shard::new(id(me), view, 1, PENDING_MAX, 0), key, leased: true }
+        Self {
+            shard: Shard::new(id(me), view, 1, PENDING_MAX, 0),
+            key,
+            leased: true,
+        }
     }
 
     fn step(&mut self, input: Input) -> Vec<Effect> {
@@ -72,37 +90,75 @@ impl Part {
     }
 
     fn ask(&mut self, token: u64, request: Request) -> Vec<Effect> {
-        self.step(Input::Request { token, key: self.key.clone(), request })
+        self.step(Input::Request {
+            token,
+            key: self.key.clone(),
+            request,
+        })
     }
 
     fn hear(&mut self, from: &str, msg: Msg) -> Vec<Effect> {
         let epoch = self.shard.epoch();
-        self.step(Input::Message { from: id(from), epoch, msg })
+        self.step(Input::Message {
+            from: id(from),
+            epoch,
+            msg,
+        })
     }
 
     /// The actor handles its oldest request; `data` is the state if it changes.
     fn ran(&mut self, reply: &'static str, state: Option<&'static str>) -> Vec<Effect> {
         let gen_ = self.shard.owns(&self.key).expect("the key is owned");
-        let ran = Ran::Done { reply: data(reply), data: state.map(data) };
-        self.step(Input::Ran { key: self.key.clone(), gen_, ran })
+        let ran = Ran::Done {
+            reply: data(reply),
+            data: state.map(data),
+        };
+        self.step(Input::Ran {
+            key: self.key.clone(),
+            gen_,
+            ran,
+        })
     }
 
     /// A keeper acknowledges a version of the owned key.
     fn acked(&mut self, from: &str, ver: u64) -> Vec<Effect> {
         let gen_ = self.shard.owns(&self.key).expect("the key is owned");
-        self.hear(from, Msg::PutAck { key: self.key.clone(), gen_, ver })
+        self.hear(
+            from,
+            Msg::PutAck {
+                key: self.key.clone(),
+                gen_,
+                ver,
+            },
+        )
     }
 
     fn claimed(&mut self, from: &str) -> Vec<Effect> {
-        self.hear(from, Msg::Claim { key: self.key.clone() })
+        self.hear(
+            from,
+            Msg::Claim {
+                key: self.key.clone(),
+            },
+        )
     }
 
     fn put(&mut self, from: &str, gen_: u64, ver: u64, state: &'static str) -> Vec<Effect> {
-        self.hear(from, Msg::Put { key: self.key.clone(), gen_: Epoch(gen_), ver, data: data(state) })
+        self.hear(
+            from,
+            Msg::Put {
+                key: self.key.clone(),
+                gen_: Epoch(gen_),
+                ver,
+                data: data(state),
+            },
+        )
     }
 
     fn done_by(&mut self, names: &[&str]) -> Vec<Effect> {
-        names.iter().flat_map(|name| self.hear(name, Msg::Done { heard: true })).collect()
+        names
+            .iter()
+            .flat_map(|name| self.hear(name, Msg::Done { heard: true }))
+            .collect()
     }
 
     /// The owner of the key with one request that changed the state, which nobody acknowledged.
@@ -150,11 +206,16 @@ fn puts(effects: &[Effect]) -> Vec<&str> {
 }
 
 fn has_progress(effects: &[Effect], wanted: Progress) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Progress(_, progress) if *progress == wanted))
+    effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Progress(_, progress) if *progress == wanted))
 }
 
 fn runs(effects: &[Effect]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, Effect::Run { .. })).count()
+    effects
+        .iter()
+        .filter(|effect| matches!(effect, Effect::Run { .. }))
+        .count()
 }
 
 fn starts(effects: &[Effect]) -> Vec<&Bytes> {
@@ -180,7 +241,12 @@ fn a_home_with_authority_owns_what_nobody_owns() {
 fn a_node_that_is_not_the_home_claims() {
     let mut part = Part::of("c@h");
     let effects = part.ask(1, request(1));
-    assert_eq!(sent_to("a@h", &effects), [&Msg::Claim { key: part.key.clone() }]);
+    assert_eq!(
+        sent_to("a@h", &effects),
+        [&Msg::Claim {
+            key: part.key.clone()
+        }]
+    );
 }
 
 #[test]
@@ -197,7 +263,10 @@ fn an_ack_covers_all_versions_before_it() {
     let mut part = Part::owner_of_an_unacked_version();
     part.ask(2, request(2));
     part.ran("two", Some("2"));
-    assert_eq!(answers(&part.acked("b@h", 2)), [reply(1, "one"), reply(2, "two")]);
+    assert_eq!(
+        answers(&part.acked("b@h", 2)),
+        [reply(1, "one"), reply(2, "two")]
+    );
 }
 
 #[test]
@@ -217,7 +286,10 @@ fn a_read_waits_for_the_ack_of_the_version_that_it_saw() {
     let mut part = Part::owner_of_an_unacked_version();
     part.ask(2, request(2));
     assert_eq!(answers(&part.ran("saw 1", None)), []);
-    assert_eq!(answers(&part.acked("b@h", 1)), [reply(1, "one"), reply(2, "saw 1")]);
+    assert_eq!(
+        answers(&part.acked("b@h", 1)),
+        [reply(1, "one"), reply(2, "saw 1")]
+    );
     part.ask(3, request(3));
     assert_eq!(answers(&part.ran("saw 1", None)), [reply(3, "saw 1")]);
 }
@@ -228,7 +300,10 @@ fn a_retry_of_an_unacked_operation_waits_for_that_ack() {
     part.ask(2, request(1));
     // The actor remembers the request and its reply.
     assert_eq!(answers(&part.ran("one", None)), []);
-    assert_eq!(answers(&part.acked("b@h", 1)), [reply(1, "one"), reply(2, "one")]);
+    assert_eq!(
+        answers(&part.acked("b@h", 1)),
+        [reply(1, "one"), reply(2, "one")]
+    );
 }
 
 #[test]
@@ -246,7 +321,15 @@ fn a_grant_is_not_an_ack() {
     let mut part = Part::of("c@h");
     part.ask(1, request(1));
     let key = part.key.clone();
-    let effects = part.hear("a@h", Msg::Grant { key, gen_: Epoch(1), ver: 5, data: data("5") });
+    let effects = part.hear(
+        "a@h",
+        Msg::Grant {
+            key,
+            gen_: Epoch(1),
+            ver: 5,
+            data: data("5"),
+        },
+    );
     assert_eq!(starts(&effects), [&data("5")]);
     assert_eq!(puts(&effects), ["a@h"]);
     assert_eq!(answers(&part.ran("saw 5", None)), []);
@@ -256,19 +339,30 @@ fn a_grant_is_not_an_ack() {
 #[test]
 fn a_second_grant_changes_nothing() {
     let mut part = Part::of("c@h");
-    let grant = Msg::Grant { key: part.key.clone(), gen_: Epoch(1), ver: 0, data: Bytes::new() };
+    let grant = Msg::Grant {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ver: 0,
+        data: Bytes::new(),
+    };
     part.ask(1, request(1));
     part.hear("a@h", grant.clone());
     part.ran("one", Some("1"));
     assert_eq!(part.hear("a@h", grant), []);
-    assert_eq!(part.shard.owned_state(&part.key), Some((Epoch(1), 1, &data("1"))));
+    assert_eq!(
+        part.shard.owned_state(&part.key),
+        Some((Epoch(1), 1, &data("1")))
+    );
 }
 
 #[test]
 fn an_unconfirmed_grant_is_not_given_to_another() {
     let mut part = Part::of("a@h");
     part.claimed("b@h");
-    let owner_is = Msg::OwnerIs { key: part.key.clone(), owner: id("b@h") };
+    let owner_is = Msg::OwnerIs {
+        key: part.key.clone(),
+        owner: id("b@h"),
+    };
     assert_eq!(sent_to("c@h", &part.claimed("c@h")), [&owner_is]);
 }
 
@@ -293,17 +387,27 @@ fn the_home_forwards_to_the_owner_that_it_knows() {
     let mut part = Part::of("a@h");
     part.put("b@h", 1, 1, "1");
     let effects = part.ask(1, request(1));
-    assert!(matches!(sent_to("b@h", &effects)[..], [Msg::Forward { .. }]));
+    assert!(matches!(
+        sent_to("b@h", &effects)[..],
+        [Msg::Forward { .. }]
+    ));
 }
 
 #[test]
 fn a_keeper_acknowledges_what_it_is_given_and_nothing_older() {
     let mut part = Part::of("b@h");
-    let ack = Msg::PutAck { key: part.key.clone(), gen_: Epoch(1), ver: 2 };
+    let ack = Msg::PutAck {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ver: 2,
+    };
     assert_eq!(sent_to("a@h", &part.put("a@h", 1, 2, "2")), [&ack]);
     assert_eq!(part.put("a@h", 1, 1, "1"), []);
     assert_eq!(sent_to("a@h", &part.put("a@h", 1, 2, "2")), [&ack]);
-    assert_eq!(part.shard.record(&part.key), Some((Epoch(1), 2, &data("2"), Some(&id("a@h")), true)));
+    assert_eq!(
+        part.shard.record(&part.key),
+        Some((Epoch(1), 2, &data("2"), Some(&id("a@h")), true))
+    );
 }
 
 #[test]
@@ -312,13 +416,19 @@ fn a_put_of_an_older_generation_breaks_an_invariant() {
     part.put("a@h", 1, 2, "2");
     part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
     part.put("c@h", 2, 3, "3");
-    assert!(matches!(part.put("a@h", 1, 4, "4")[..], [Effect::Broken(_)]));
+    assert!(matches!(
+        part.put("a@h", 1, 4, "4")[..],
+        [Effect::Broken(_)]
+    ));
 }
 
 #[test]
 fn a_put_to_an_owner_breaks_an_invariant() {
     let mut part = Part::owner_of_an_unacked_version();
-    assert!(matches!(part.put("b@h", 1, 9, "9")[..], [Effect::Broken(_)]));
+    assert!(matches!(
+        part.put("b@h", 1, 9, "9")[..],
+        [Effect::Broken(_)]
+    ));
 }
 
 #[test]
@@ -338,21 +448,87 @@ fn a_node_without_peers_answers_nobody_and_its_barrier_completes() {
     assert!(has_progress(&effects, Progress::Complete));
     assert_eq!(answers(&part.step(Input::Tick)), []);
     // With a new node, the state gets its copy first.
-    assert_eq!(puts(&part.step(Input::Install(view(3, &["a@h", "c@h"])))), ["c@h"]);
+    assert_eq!(
+        puts(&part.step(Input::Install(view(3, &["a@h", "c@h"])))),
+        ["c@h"]
+    );
     assert_eq!(answers(&part.acked("c@h", 1)), [reply(1, "one")]);
 }
 
 #[test]
 fn requests_beyond_the_bound_are_refused_as_overloaded() {
-    let mut part = Part::of("a@h");
+    // Not owned here: they wait for the home.
+    let mut part = Part::of("c@h");
     for n in 0..PENDING_MAX as u64 {
         assert_eq!(answers(&part.ask(n, request(n.into()))), []);
     }
-    assert_eq!(answers(&part.ask(99, request(99))), [(99, Answer::Overloaded)]);
+    assert_eq!(
+        answers(&part.ask(99, request(99))),
+        [(99, Answer::Overloaded)]
+    );
     // Each end makes room.
-    part.ran("zero", Some("0"));
-    part.acked("b@h", 1);
+    part.step(Input::Cancel {
+        key: part.key.clone(),
+        token: 0,
+    });
     assert_eq!(answers(&part.ask(100, request(100))), []);
+}
+
+#[test]
+fn a_retry_of_what_is_still_in_hand_takes_its_place() {
+    let mut part = Part::owner_of_an_unacked_version();
+    let retry = Request {
+        again: true,
+        ..request(1)
+    };
+    assert_eq!(part.ask(2, retry.clone()), []);
+    let forward = Msg::Forward {
+        key: part.key.clone(),
+        token: 5,
+        request: retry,
+    };
+    assert_eq!(part.hear("c@h", forward), []);
+    // There is one answer, for the latest.
+    let effects = part.acked("b@h", 1);
+    assert_eq!(answers(&effects), []);
+    let answer = Msg::Reply {
+        token: 5,
+        answer: Answer::Reply(data("one")),
+    };
+    assert_eq!(sent_to("c@h", &effects), [&answer]);
+}
+
+#[test]
+fn a_retry_that_nobody_remembers_is_unknown() {
+    let mut part = Part::of("a@h");
+    part.ask(
+        1,
+        Request {
+            again: true,
+            ..request(1)
+        },
+    );
+    let ran = Ran::Unknown;
+    let effects = part.step(Input::Ran {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ran,
+    });
+    assert_eq!(answers(&effects), [(1, Answer::Unknown)]);
+}
+
+#[test]
+fn numbers_that_cannot_be_are_not_believed() {
+    let mut part = Part::of("b@h");
+    assert!(matches!(
+        part.put("a@h", 2, 1, "1")[..],
+        [Effect::Broken(_)]
+    ));
+    assert!(matches!(
+        part.put("a@h", 1, u64::MAX, "1")[..],
+        [Effect::Broken(_)]
+    ));
+    assert_eq!(part.shard.record(&part.key), None);
 }
 
 #[test]
@@ -360,9 +536,16 @@ fn a_failed_request_is_answered_at_once_and_changes_nothing() {
     let mut part = Part::of("a@h");
     part.ask(1, request(1));
     let ran = Ran::Failed(data("no"));
-    let effects = part.step(Input::Ran { key: part.key.clone(), gen_: Epoch(1), ran });
+    let effects = part.step(Input::Ran {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ran,
+    });
     assert_eq!(answers(&effects), [(1, Answer::Failed(data("no")))]);
-    assert_eq!(part.shard.owned_state(&part.key), Some((Epoch(1), 0, &Bytes::new())));
+    assert_eq!(
+        part.shard.owned_state(&part.key),
+        Some((Epoch(1), 0, &Bytes::new()))
+    );
 }
 
 #[test]
@@ -370,10 +553,17 @@ fn an_actor_that_ends_leaves_its_requests_to_its_successor() {
     let mut part = Part::owner_of_an_unacked_version();
     part.ask(2, request(2));
     let key = part.key.clone();
-    let effects = part.step(Input::Exited { key: key.clone(), gen_: Epoch(1), again: true });
+    let effects = part.step(Input::Exited {
+        key: key.clone(),
+        gen_: Epoch(1),
+        again: true,
+    });
     assert_eq!(effects, []);
     assert_eq!(runs(&part.ask(3, request(3))), 0);
-    let effects = part.step(Input::Restart { key, gen_: Epoch(1) });
+    let effects = part.step(Input::Restart {
+        key,
+        gen_: Epoch(1),
+    });
     assert_eq!(starts(&effects), [&data("1")]);
     assert_eq!(runs(&effects), 2);
 }
@@ -381,7 +571,11 @@ fn an_actor_that_ends_leaves_its_requests_to_its_successor() {
 #[test]
 fn an_actor_that_ended_is_started_by_the_next_request() {
     let mut part = Part::owner_of_an_unacked_version();
-    let effects = part.step(Input::Exited { key: part.key.clone(), gen_: Epoch(1), again: false });
+    let effects = part.step(Input::Exited {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        again: false,
+    });
     assert_eq!(effects, []);
     assert_eq!(starts(&part.ask(2, request(2))), [&data("1")]);
 }
@@ -390,26 +584,61 @@ fn an_actor_that_ended_is_started_by_the_next_request() {
 fn what_an_actor_of_another_generation_did_counts_for_nothing() {
     let mut part = Part::of("a@h");
     part.ask(1, request(1));
-    let ran = Ran::Done { reply: data("old"), data: Some(data("old")) };
-    assert_eq!(part.step(Input::Ran { key: part.key.clone(), gen_: Epoch(0), ran }), []);
+    let ran = Ran::Done {
+        reply: data("old"),
+        data: Some(data("old")),
+    };
+    assert_eq!(
+        part.step(Input::Ran {
+            key: part.key.clone(),
+            gen_: Epoch(0),
+            ran
+        }),
+        []
+    );
 }
 
 #[test]
 fn a_message_of_a_later_epoch_waits_for_its_view() {
     let mut part = Part::of("b@h");
-    let msg = Msg::Put { key: part.key.clone(), gen_: Epoch(2), ver: 1, data: data("1") };
-    let effects = part.step(Input::Message { from: id("a@h"), epoch: Epoch(2), msg });
+    let msg = Msg::Put {
+        key: part.key.clone(),
+        gen_: Epoch(2),
+        ver: 1,
+        data: data("1"),
+    };
+    let effects = part.step(Input::Message {
+        from: id("a@h"),
+        epoch: Epoch(2),
+        msg,
+    });
     assert_eq!(effects, [Effect::WantView(id("a@h"))]);
     let effects = part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
-    assert!(sent_to("a@h", &effects).contains(&&Msg::PutAck { key: part.key.clone(), gen_: Epoch(2), ver: 1 }));
+    assert!(sent_to("a@h", &effects).contains(&&Msg::PutAck {
+        key: part.key.clone(),
+        gen_: Epoch(2),
+        ver: 1
+    }));
 }
 
 #[test]
 fn what_waits_for_a_view_of_another_line_is_void() {
     let mut part = Part::of("b@h");
-    let msg = Msg::Put { key: part.key.clone(), gen_: Epoch(2), ver: 1, data: data("1") };
-    part.step(Input::Message { from: id("a@h"), epoch: Epoch(2), msg });
-    let forced = View { cluster: ClusterId(2), ..view(2, &["a@h", "b@h", "c@h"]) };
+    let msg = Msg::Put {
+        key: part.key.clone(),
+        gen_: Epoch(2),
+        ver: 1,
+        data: data("1"),
+    };
+    part.step(Input::Message {
+        from: id("a@h"),
+        epoch: Epoch(2),
+        msg,
+    });
+    let forced = View {
+        cluster: ClusterId(2),
+        ..view(2, &["a@h", "b@h", "c@h"])
+    };
     part.step(Input::Install(forced));
     assert_eq!(part.shard.record(&part.key), None);
 }
@@ -418,8 +647,14 @@ fn what_waits_for_a_view_of_another_line_is_void() {
 fn a_message_of_an_earlier_epoch_is_answered_with_the_view() {
     let mut part = Part::of("b@h");
     part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
-    let msg = Msg::Claim { key: part.key.clone() };
-    let effects = part.step(Input::Message { from: id("a@h"), epoch: Epoch(1), msg });
+    let msg = Msg::Claim {
+        key: part.key.clone(),
+    };
+    let effects = part.step(Input::Message {
+        from: id("a@h"),
+        epoch: Epoch(1),
+        msg,
+    });
     assert_eq!(effects, [Effect::ShowView(id("a@h"))]);
 }
 
@@ -435,7 +670,10 @@ fn an_evicted_node_is_shown_the_view() {
 fn an_earlier_view_is_not_installed() {
     let mut part = Part::of("b@h");
     part.step(Input::Install(view(3, &["a@h", "b@h"])));
-    assert_eq!(part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"]))), []);
+    assert_eq!(
+        part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"]))),
+        []
+    );
     assert_eq!(part.shard.epoch(), Epoch(3));
 }
 
@@ -448,8 +686,23 @@ fn a_joiner_has_no_authority_before_its_first_barrier() {
     assert_eq!(runs(&part.ask(1, request(1))), 0);
     assert_eq!(part.claimed("c@h"), []);
     // What another node knows arrives before the barrier completes, and is what the claims get.
-    part.hear("b@h", Msg::Hold { key: key.clone(), gen_: Epoch(3), ver: 7, data: data("7") });
-    part.hear("b@h", Msg::HoldAck { key: key.clone(), gen_: Epoch(3), ver: 7 });
+    part.hear(
+        "b@h",
+        Msg::Hold {
+            key: key.clone(),
+            gen_: Epoch(3),
+            ver: 7,
+            data: data("7"),
+        },
+    );
+    part.hear(
+        "b@h",
+        Msg::HoldAck {
+            key: key.clone(),
+            gen_: Epoch(3),
+            ver: 7,
+        },
+    );
     let effects = part.done_by(&["b@h", "c@h"]);
     assert!(has_progress(&effects, Progress::Complete));
     let granted = starts(&effects) == [&data("7")]
@@ -466,8 +719,24 @@ fn authority_is_kept_where_the_home_stays_the_home() {
     part.step(Input::Install(view(2, &["a@h", "b@h"])));
     // The owner is gone; nobody needs to wait for the barrier.
     let effects = part.claimed("b@h");
-    assert!(matches!(sent_to("b@h", &effects)[..], [Msg::Grant { ver: 4, gen_: Epoch(2), .. }, ..]
-        | [.., Msg::Grant { ver: 4, gen_: Epoch(2), .. }]));
+    assert!(matches!(
+        sent_to("b@h", &effects)[..],
+        [
+            Msg::Grant {
+                ver: 4,
+                gen_: Epoch(2),
+                ..
+            },
+            ..
+        ] | [
+            ..,
+            Msg::Grant {
+                ver: 4,
+                gen_: Epoch(2),
+                ..
+            }
+        ]
+    ));
 }
 
 #[test]
@@ -485,7 +754,9 @@ fn a_claim_before_the_barrier_is_answered_after_it() {
     assert_eq!(part.claimed("c@h"), []);
     assert_eq!(part.claimed("c@h"), []);
     let effects = part.done_by(&["c@h"]);
-    let grants = sent_to("c@h", &effects).into_iter().filter(|msg| matches!(msg, Msg::Grant { .. }));
+    let grants = sent_to("c@h", &effects)
+        .into_iter()
+        .filter(|msg| matches!(msg, Msg::Grant { .. }));
     assert_eq!(grants.count(), 1);
 }
 
@@ -508,10 +779,22 @@ fn a_record_without_an_owner_goes_where_such_records_live() {
     let mut part = Part::of("b@h");
     part.put("a@h", 1, 1, "1");
     let effects = part.step(Input::Install(view(2, &["b@h", "c@h"])));
-    let hold = Msg::Hold { key: part.key.clone(), gen_: Epoch(1), ver: 1, data: data("1") };
+    let hold = Msg::Hold {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ver: 1,
+        data: data("1"),
+    };
     assert_eq!(sent_to("c@h", &effects), [&hold]);
     assert!(!has_progress(&effects, Progress::Sent));
-    let effects = part.hear("c@h", Msg::HoldAck { key: part.key.clone(), gen_: Epoch(1), ver: 1 });
+    let effects = part.hear(
+        "c@h",
+        Msg::HoldAck {
+            key: part.key.clone(),
+            gen_: Epoch(1),
+            ver: 1,
+        },
+    );
     assert!(has_progress(&effects, Progress::Sent));
 }
 
@@ -519,8 +802,19 @@ fn a_record_without_an_owner_goes_where_such_records_live() {
 fn a_hold_never_replaces_a_later_version() {
     let mut part = Part::of("b@h");
     part.put("a@h", 1, 2, "2");
-    part.hear("c@h", Msg::Hold { key: part.key.clone(), gen_: Epoch(1), ver: 1, data: data("1") });
-    assert_eq!(part.shard.record(&part.key).map(|(_, ver, ..)| ver), Some(2));
+    part.hear(
+        "c@h",
+        Msg::Hold {
+            key: part.key.clone(),
+            gen_: Epoch(1),
+            ver: 1,
+            data: data("1"),
+        },
+    );
+    assert_eq!(
+        part.shard.record(&part.key).map(|(_, ver, ..)| ver),
+        Some(2)
+    );
 }
 
 #[test]
@@ -530,7 +824,10 @@ fn a_grant_that_was_never_confirmed_is_forgotten_without_authority() {
     let mut part = Part::in_view("a@h", view(1, &["a@h", "b@h", "c@h"]), key.clone());
     part.claimed("b@h");
     part.step(Input::Install(view(2, &names)));
-    assert_eq!(part.shard.record(&key).map(|(.., owner, _)| owner), Some(None));
+    assert_eq!(
+        part.shard.record(&key).map(|(.., owner, _)| owner),
+        Some(None)
+    );
 }
 
 #[test]
@@ -563,7 +860,13 @@ fn a_done_is_said_again_until_it_is_heard() {
     assert!(part.shard.is_complete());
     // A member that missed it asks, and is told.
     let effects = part.hear("a@h", Msg::Done { heard: false });
-    assert_eq!(effects, [Effect::Send { to: id("a@h"), msg: Msg::Done { heard: true } }]);
+    assert_eq!(
+        effects,
+        [Effect::Send {
+            to: id("a@h"),
+            msg: Msg::Done { heard: true }
+        }]
+    );
     assert_eq!(part.hear("a@h", Msg::Done { heard: true }), []);
 }
 
@@ -571,9 +874,20 @@ fn a_done_is_said_again_until_it_is_heard() {
 fn a_leaver_keeps_its_last_version_as_a_record() {
     let mut part = Part::owner_of_an_unacked_version();
     let effects = part.step(Input::Install(leaving(2, &["a@h", "b@h", "c@h"], &["a@h"])));
-    assert!(effects.contains(&Effect::Stop { key: part.key.clone(), gen_: Epoch(1) }));
-    assert_eq!(part.shard.record(&part.key), Some((Epoch(1), 1, &data("1"), None, true)));
-    let hold = Msg::Hold { key: part.key.clone(), gen_: Epoch(1), ver: 1, data: data("1") };
+    assert!(effects.contains(&Effect::Stop {
+        key: part.key.clone(),
+        gen_: Epoch(1)
+    }));
+    assert_eq!(
+        part.shard.record(&part.key),
+        Some((Epoch(1), 1, &data("1"), None, true))
+    );
+    let hold = Msg::Hold {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ver: 1,
+        data: data("1"),
+    };
     assert!(sent_to("b@h", &effects).contains(&&hold));
     assert!(sent_to("c@h", &effects).contains(&&hold));
     assert_eq!(answers(&effects), []);
@@ -582,7 +896,14 @@ fn a_leaver_keeps_its_last_version_as_a_record() {
 #[test]
 fn what_a_leaver_applied_without_an_id_is_unknown() {
     let mut part = Part::of("a@h");
-    part.ask(1, Request { id: None, payload: Bytes::new() });
+    part.ask(
+        1,
+        Request {
+            id: None,
+            payload: Bytes::new(),
+            again: false,
+        },
+    );
     part.ran("one", Some("1"));
     let effects = part.step(Input::Install(leaving(2, &["a@h", "b@h", "c@h"], &["a@h"])));
     assert_eq!(answers(&effects), [(1, Answer::Unknown)]);
@@ -603,7 +924,11 @@ fn a_node_that_quiesces_refuses_its_clients_and_says_when_it_is_quiet() {
 fn a_node_that_quiesces_lets_its_peers_wait_for_the_next_view() {
     let mut part = Part::owner_of_an_unacked_version();
     part.step(Input::Quiesce);
-    let forward = Msg::Forward { key: part.key.clone(), token: 5, request: request(5) };
+    let forward = Msg::Forward {
+        key: part.key.clone(),
+        token: 5,
+        request: request(5),
+    };
     assert_eq!(runs(&part.hear("c@h", forward)), 0);
     assert!(part.acked("b@h", 1).contains(&Effect::Quiet));
 }
@@ -611,12 +936,28 @@ fn a_node_that_quiesces_lets_its_peers_wait_for_the_next_view() {
 #[test]
 fn a_forwarded_request_has_an_id() {
     let mut part = Part::of("c@h");
-    part.ask(1, Request { id: None, payload: data("x") });
+    part.ask(
+        1,
+        Request {
+            id: None,
+            payload: data("x"),
+            again: false,
+        },
+    );
     let key = part.key.clone();
-    let effects = part.hear("a@h", Msg::OwnerIs { key, owner: id("b@h") });
+    let effects = part.hear(
+        "a@h",
+        Msg::OwnerIs {
+            key,
+            owner: id("b@h"),
+        },
+    );
     assert!(matches!(
         sent_to("b@h", &effects)[..],
-        [Msg::Forward { request: Request { id: Some(_), .. }, .. }]
+        [Msg::Forward {
+            request: Request { id: Some(_), .. },
+            ..
+        }]
     ));
 }
 
@@ -625,8 +966,17 @@ fn only_the_node_that_was_asked_answers_a_forwarded_request() {
     let mut part = Part::of("c@h");
     part.ask(7, request(1));
     let key = part.key.clone();
-    part.hear("a@h", Msg::OwnerIs { key, owner: id("b@h") });
-    let answer = |text| Msg::Reply { token: 1, answer: Answer::Reply(data(text)) };
+    part.hear(
+        "a@h",
+        Msg::OwnerIs {
+            key,
+            owner: id("b@h"),
+        },
+    );
+    let answer = |text| Msg::Reply {
+        token: 1,
+        answer: Answer::Reply(data(text)),
+    };
     assert_eq!(part.hear("a@h", answer("forged")), []);
     assert_eq!(answers(&part.hear("b@h", answer("one"))), [reply(7, "one")]);
     assert_eq!(part.hear("b@h", answer("again")), []);
@@ -635,12 +985,19 @@ fn only_the_node_that_was_asked_answers_a_forwarded_request() {
 #[test]
 fn a_forwarded_request_that_comes_again_is_not_run_again_while_it_waits() {
     let mut part = Part::of("a@h");
-    let forward = Msg::Forward { key: part.key.clone(), token: 5, request: request(5) };
+    let forward = Msg::Forward {
+        key: part.key.clone(),
+        token: 5,
+        request: request(5),
+    };
     assert_eq!(runs(&part.hear("c@h", forward.clone())), 1);
     assert_eq!(part.hear("c@h", forward.clone()), []);
     part.ran("five", Some("5"));
     assert_eq!(part.hear("c@h", forward.clone()), []);
-    let answer = Msg::Reply { token: 5, answer: Answer::Reply(data("five")) };
+    let answer = Msg::Reply {
+        token: 5,
+        answer: Answer::Reply(data("five")),
+    };
     assert_eq!(sent_to("c@h", &part.acked("b@h", 1)), [&answer]);
     // The answer may be lost: then the actor remembers the request.
     assert_eq!(runs(&part.hear("c@h", forward)), 1);
@@ -651,7 +1008,13 @@ fn a_request_that_may_have_run_is_never_called_refused() {
     let mut part = Part::of("c@h");
     part.ask(7, request(1));
     let key = part.key.clone();
-    part.hear("a@h", Msg::OwnerIs { key: key.clone(), owner: id("b@h") });
+    part.hear(
+        "a@h",
+        Msg::OwnerIs {
+            key: key.clone(),
+            owner: id("b@h"),
+        },
+    );
     // Its answer is lost with the view, and the node then stops serving.
     part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
     part.ask(8, request(2));
@@ -664,11 +1027,26 @@ fn a_request_that_was_sent_twice_is_not_called_overloaded() {
     let mut part = Part::of("c@h");
     part.ask(7, request(1));
     let key = part.key.clone();
-    part.hear("a@h", Msg::OwnerIs { key, owner: id("b@h") });
+    part.hear(
+        "a@h",
+        Msg::OwnerIs {
+            key,
+            owner: id("b@h"),
+        },
+    );
     let again: Vec<Effect> = (0..3).flat_map(|_| part.step(Input::Tick)).collect();
-    assert!(matches!(sent_to("b@h", &again)[..], [Msg::Forward { .. }, ..]));
-    let overloaded = Msg::Reply { token: 1, answer: Answer::Overloaded };
-    assert_eq!(answers(&part.hear("b@h", overloaded)), [(7, Answer::Unknown)]);
+    assert!(matches!(
+        sent_to("b@h", &again)[..],
+        [Msg::Forward { .. }, ..]
+    ));
+    let overloaded = Msg::Reply {
+        token: 1,
+        answer: Answer::Overloaded,
+    };
+    assert_eq!(
+        answers(&part.hear("b@h", overloaded)),
+        [(7, Answer::Unknown)]
+    );
 }
 
 #[test]
@@ -676,18 +1054,41 @@ fn a_request_that_was_sent_once_may_be_called_overloaded() {
     let mut part = Part::of("c@h");
     part.ask(7, request(1));
     let key = part.key.clone();
-    part.hear("a@h", Msg::OwnerIs { key, owner: id("b@h") });
-    let overloaded = Msg::Reply { token: 1, answer: Answer::Overloaded };
-    assert_eq!(answers(&part.hear("b@h", overloaded)), [(7, Answer::Overloaded)]);
+    part.hear(
+        "a@h",
+        Msg::OwnerIs {
+            key,
+            owner: id("b@h"),
+        },
+    );
+    let overloaded = Msg::Reply {
+        token: 1,
+        answer: Answer::Overloaded,
+    };
+    assert_eq!(
+        answers(&part.hear("b@h", overloaded)),
+        [(7, Answer::Overloaded)]
+    );
 }
 
 #[test]
 fn a_client_that_gives_up_is_forgotten_if_nothing_has_started() {
     let mut part = Part::of("c@h");
     part.ask(1, request(1));
-    part.step(Input::Cancel { key: part.key.clone(), token: 1 });
+    part.step(Input::Cancel {
+        key: part.key.clone(),
+        token: 1,
+    });
     let key = part.key.clone();
-    let effects = part.hear("a@h", Msg::Grant { key, gen_: Epoch(1), ver: 0, data: Bytes::new() });
+    let effects = part.hear(
+        "a@h",
+        Msg::Grant {
+            key,
+            gen_: Epoch(1),
+            ver: 0,
+            data: Bytes::new(),
+        },
+    );
     assert_eq!(runs(&effects), 0);
     assert_eq!(part.shard.dissolve(), []);
 }
@@ -705,14 +1106,32 @@ fn a_part_that_ends_tells_which_requests_may_have_been_carried_out() {
 fn the_home_tells_where_an_actor_is() {
     let mut part = Part::of("a@h");
     let key = part.key.clone();
-    let effects = part.step(Input::Locate { token: 1, key: key.clone() });
-    assert_eq!(effects, [Effect::Found { token: 1, found: None }]);
+    let effects = part.step(Input::Locate {
+        token: 1,
+        key: key.clone(),
+    });
+    assert_eq!(
+        effects,
+        [Effect::Found {
+            token: 1,
+            found: None
+        }]
+    );
     part.put("c@h", 1, 3, "3");
     let effects = part.hear("b@h", Msg::Locate { key, token: 9 });
-    let [Msg::Located { token: 9, found: Some(found) }] = sent_to("b@h", &effects)[..] else {
+    let [
+        Msg::Located {
+            token: 9,
+            found: Some(found),
+        },
+    ] = sent_to("b@h", &effects)[..]
+    else {
         panic!("{effects:?}")
     };
-    assert_eq!((found.owner.clone(), found.keepers.clone(), found.version), (Some(id("c@h")), vec![id("a@h")], 3));
+    assert_eq!(
+        (found.owner.clone(), found.keepers.clone(), found.version),
+        (Some(id("c@h")), vec![id("a@h")], 3)
+    );
 }
 
 #[test]
@@ -721,5 +1140,47 @@ fn a_home_without_authority_does_not_say_that_an_actor_is_nowhere() {
     part.step(Input::Install(view(2, &["b@h", "c@h"])));
     let key = part.key.clone();
     assert_eq!(part.step(Input::Locate { token: 1, key }), []);
-    assert!(part.done_by(&["c@h"]).contains(&Effect::Found { token: 1, found: None }));
+    assert!(part.done_by(&["c@h"]).contains(&Effect::Found {
+        token: 1,
+        found: None
+    }));
+}
+
+/// A view change makes a node forward again what the owner still has in hand: run once, answered to the latest.
+#[test]
+fn a_forward_that_is_repeated_while_in_hand_is_run_once() {
+    let mut part = Part::owner_of_an_unacked_version();
+    let key = part.key.clone();
+    let forward = |token, again| Msg::Forward {
+        key: key.clone(),
+        token,
+        request: Request {
+            again,
+            ..request(7)
+        },
+    };
+    assert_eq!(runs(&part.hear("c@h", forward(1, false))), 1);
+    assert_eq!(
+        runs(&part.hear("c@h", forward(2, true))),
+        0,
+        "it is with the actor"
+    );
+    part.ran("seven", Some("7"));
+    assert_eq!(
+        runs(&part.hear("c@h", forward(3, true))),
+        0,
+        "it waits for the keeper"
+    );
+    let effects = part.acked("b@h", 2);
+    let answer = Answer::Reply(data("seven"));
+    assert_eq!(sent_to("c@h", &effects), [&Msg::Reply { token: 3, answer }]);
+}
+
+#[test]
+fn one_key_does_not_use_up_the_whole_part() {
+    let names = ["a@h", "b@h", "c@h"];
+    let mut part = Part::of("a@h");
+    part.shard = Shard::new(id("a@h"), view(1, &names), 1, 1_600, 0);
+    let asked = (0..200).map(|token| answers(&part.ask(token, request(token.into()))).len());
+    assert_eq!(asked.sum::<usize>(), 100, "a sixteenth may wait");
 }

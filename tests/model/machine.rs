@@ -1,0 +1,349 @@
+//! The driver of the machines: it feeds them, plays their actors, and carries out their effects.
+
+use std::collections::VecDeque;
+
+use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Ran};
+use statekeeper::protocol::types::Epoch;
+
+use super::net::*;
+use super::world::*;
+
+impl Cfg {
+    /// A client asks a node.
+    pub fn ask(&self, w: &mut World, node: u8, op: u8, again: bool) {
+        let input = Input::Request {
+            token: op.into(),
+            key: KEY.clone(),
+            request: request(op, again),
+        };
+        self.step(w, node, input);
+    }
+
+    pub fn install(&self, w: &mut World, node: u8, epoch: u8) {
+        let view = w.views[usize::from(epoch)].view(epoch);
+        self.step(w, node, Input::Install(view));
+        if self.mutation == Mutation::DoneWithoutAcks {
+            w.done[usize::from(epoch)] |= bit(node);
+        }
+        if self.mutation == Mutation::NoBarrier {
+            self.hear_done(w, node, w.views[usize::from(epoch)].members);
+        }
+    }
+
+    /// Whether the machine would take the packet now or could later; stale ones are answered with a view.
+    pub fn is_deliverable(&self, w: &World, p: &Packet) -> bool {
+        let Some(node) = w.node(p.to) else {
+            return false;
+        };
+        node.epoch() == p.epoch || (node.epoch() > p.epoch && self.takes_stale(&p.content))
+    }
+
+    /// The defects that ignore epochs.
+    pub(super) fn takes_stale(&self, content: &Content) -> bool {
+        match content {
+            Content::Put { .. } | Content::PutAck { .. } => {
+                self.mutation == Mutation::NoEpochCheckOnPut
+            }
+            Content::Grant { .. } => self.mutation == Mutation::LateGrant,
+            Content::Claim
+            | Content::OwnerIs { .. }
+            | Content::Hold { .. }
+            | Content::HoldAck { .. }
+            | Content::Forward { .. }
+            | Content::Reply { .. } => false,
+        }
+    }
+
+    /// A packet arrives.
+    pub fn deliver(&self, w: &mut World, p: Packet) {
+        let Some(node) = w.node(p.to) else { return };
+        let (own, rec, authority, at_epoch) = (
+            node.own(),
+            node.rec(),
+            node.shard.speaks_for(&KEY),
+            node.epoch(),
+        );
+        let mut content = p.content;
+        match content {
+            Content::Hold { at, .. } if own.is_none() && authority && at_epoch == p.epoch => {
+                // The same generation with a later version is possible: what a leaver never got acknowledged.
+                let known = rec.is_some_and(|(rec, ..)| rec.gen_ == at.gen_ || rec >= at);
+                if !known {
+                    w.flags |= flags::SURPRISE;
+                }
+            }
+            Content::Grant { at, val } if self.mutation == Mutation::LateGrant => {
+                content = Content::Grant {
+                    at: Version {
+                        gen_: at_epoch,
+                        ..at
+                    },
+                    val,
+                };
+            }
+            Content::Claim
+                if self.mutation == Mutation::RegrantUnconfirmed && own.is_none() && authority =>
+            {
+                if let Some((at, val, Some(owner), false)) = rec
+                    && owner != p.from
+                {
+                    let content = Content::Grant {
+                        at: Version {
+                            gen_: p.epoch,
+                            ..at
+                        },
+                        val,
+                    };
+                    w.send(Packet {
+                        epoch: p.epoch,
+                        from: p.to,
+                        to: p.from,
+                        content,
+                    });
+                }
+            }
+            _ => {}
+        }
+        let epoch = if self.takes_stale(&content) {
+            at_epoch
+        } else {
+            p.epoch
+        };
+        let message = |content: Content| Input::Message {
+            from: id(p.from),
+            epoch: Epoch(epoch.into()),
+            msg: content.msg(),
+        };
+        self.step(w, p.to, message(content));
+        if let (Mutation::GrantIsAck, Content::Grant { at, .. }, None) =
+            (self.mutation, content, own)
+        {
+            self.step(w, p.to, message(Content::PutAck { at }));
+        }
+    }
+
+    /// Every member said `Done`, and the node has not used that yet.
+    pub fn may_complete(&self, w: &World, n: u8) -> bool {
+        w.node(n).is_some_and(|node| {
+            let epoch = usize::from(node.epoch());
+            epoch > 0 && !node.shard.is_complete() && w.views[epoch].members & !w.done[epoch] == 0
+        })
+    }
+
+    pub fn complete(&self, w: &mut World, n: u8) {
+        let Some(node) = w.node(n) else { return };
+        let members = w.views[usize::from(node.epoch())].members;
+        self.hear_done(w, n, members);
+    }
+
+    pub(super) fn hear_done(&self, w: &mut World, n: u8, members: Set) {
+        for from in iter(members) {
+            let Some(node) = w.node(n) else { return };
+            let epoch = node.shard.epoch();
+            self.step(
+                w,
+                n,
+                Input::Message {
+                    from: id(from),
+                    epoch,
+                    msg: Msg::Done { heard: true },
+                },
+            );
+        }
+    }
+
+    /// The actor of a node handles a request, when it gets to it.
+    pub fn run_oldest(&self, w: &mut World, n: u8) {
+        let mut oldest = None;
+        w.change(n, |node| oldest = node.running.pop_front());
+        if let Some((gen_, op)) = oldest {
+            self.play(w, n, Event::Run { gen_, op });
+        }
+    }
+
+    pub fn step(&self, w: &mut World, n: u8, input: Input) {
+        self.play(w, n, Event::Input(input));
+    }
+
+    /// Feeds an event to a node, and then whatever follows from it at once.
+    pub(super) fn play(&self, w: &mut World, n: u8, event: Event) {
+        let mut events = VecDeque::from([(n, event)]);
+        loop {
+            while let Some((n, event)) = events.pop_front() {
+                let Some(input) = self.input(w, n, event) else {
+                    continue;
+                };
+                let relays = matches!(
+                    input,
+                    Input::Message {
+                        msg: Msg::Reply { .. },
+                        ..
+                    }
+                );
+                let leased = !self.lease || has(w.views[usize::from(w.last)].members, n);
+                let mut out = Vec::new();
+                w.change(n, |node| node.shard.handle(leased, input, &mut out));
+                for effect in out {
+                    self.interpret(w, n, relays, effect, &mut events);
+                }
+            }
+            w.take_direct(&mut events);
+            if events.is_empty() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn input(&self, w: &mut World, n: u8, event: Event) -> Option<Input> {
+        let node = w.node(n)?;
+        let (gen_, op) = match event {
+            Event::Input(input) => return Some(input),
+            Event::Run { gen_, op } => (gen_, op),
+        };
+        // The actor's state is what it handed over last, which is the part's.
+        let (at, mut val) = node.own()?;
+        if u64::from(at.gen_) != gen_ {
+            return None;
+        }
+        let known =
+            has(self.read_ops(), op) || val.count(op) > 0 && self.mutation != Mutation::NoDedup;
+        if known && self.mutation == Mutation::DedupReplyAtOnce {
+            self.acknowledge(w, n, op, val);
+        }
+        if !known {
+            val.add(op);
+        }
+        let data = (!known).then(|| val.encode());
+        let ran = Ran::Done {
+            reply: encode_reply(op, val),
+            data,
+        };
+        Some(Input::Ran {
+            key: KEY.clone(),
+            gen_: Epoch(gen_),
+            ran,
+        })
+    }
+
+    pub(super) fn interpret(
+        &self,
+        w: &mut World,
+        n: u8,
+        relays: bool,
+        effect: Effect,
+        events: &mut VecDeque<(u8, Event)>,
+    ) {
+        let Some(epoch) = w.node(n).map(Node::epoch) else {
+            return;
+        };
+        match effect {
+            Effect::Send {
+                msg: Msg::Done { .. },
+                ..
+            } => w.done[usize::from(epoch)] |= bit(n),
+            Effect::Send { to, msg } => {
+                let Some(content) = Content::of(&msg) else {
+                    return;
+                };
+                let to = index(&to);
+                if let (Content::Reply { op, val, .. }, false) = (content, relays) {
+                    self.acknowledge(w, n, op, val);
+                }
+                let packet = Packet {
+                    epoch,
+                    from: n,
+                    to,
+                    content,
+                };
+                if matches!(content, Content::HoldAck { .. }) {
+                    if w.node(to).is_some_and(|node| node.epoch() == epoch) {
+                        events.push_back((to, Event::Input(packet.input())));
+                    }
+                } else {
+                    w.send(packet);
+                }
+            }
+            Effect::Put { to, .. } => {
+                let to = index(&to);
+                if self.slow_puts {
+                    w.change(n, |node| node.due |= bit(to));
+                } else {
+                    self.put(w, n, to);
+                }
+                if self.mutation == Mutation::ReplyBeforeAck
+                    && let Some((at, _)) = w.node(n).and_then(Node::own)
+                {
+                    let packet = Packet {
+                        epoch,
+                        from: to,
+                        to: n,
+                        content: Content::PutAck { at },
+                    };
+                    events.push_back((n, Event::Input(packet.input())));
+                }
+            }
+            Effect::Start { .. } | Effect::Stop { .. } => w.change(n, |node| node.running.clear()),
+            Effect::Run { gen_, request, .. } => {
+                let (gen_, op) = (gen_.0, op_of(&request));
+                if self.slow_actor {
+                    w.change(n, |node| node.running.push_back((gen_, op)));
+                } else {
+                    events.push_back((n, Event::Run { gen_, op }));
+                }
+            }
+            Effect::Answer {
+                answer: Answer::Reply(reply),
+                ..
+            } if !relays => {
+                let (op, val) = decode_reply(&reply);
+                self.acknowledge(w, n, op, val);
+            }
+            Effect::Broken(_) => w.flags |= flags::BROKEN,
+            Effect::Answer { .. }
+            | Effect::Found { .. }
+            | Effect::ShowView(_)
+            | Effect::WantView(_)
+            | Effect::Progress(..)
+            | Effect::Quiet => {}
+        }
+    }
+
+    /// The current state leaves for a keeper.
+    pub fn put(&self, w: &mut World, from: u8, to: u8) {
+        let Some(node) = w.node(from) else { return };
+        let epoch = node.epoch();
+        if let Some(content) = node.shard.put_of(&KEY).as_ref().and_then(Content::of) {
+            w.send(Packet {
+                epoch,
+                from,
+                to,
+                content,
+            });
+        }
+    }
+
+    /// An owner answers: what it says must agree with all that was said before.
+    pub(super) fn acknowledge(&self, w: &mut World, n: u8, op: u8, val: Val) {
+        let Some(epoch) = w.node(n).map(|node| usize::from(node.epoch())) else {
+            return;
+        };
+        let is_read = has(self.read_ops(), op);
+        if !is_read && *w.acker[epoch].get_or_insert(n) != n {
+            w.flags |= flags::TWO_ACKERS;
+        }
+        // Linearizability of increments that return the state: an answer has its own operation and all that
+        // were acknowledged before it was sent, and any two answers are ordered.
+        let itself = if is_read { 0 } else { bit(op) };
+        let chain = iter(w.acked).all(|p| {
+            let seen = w.seen[usize::from(p)];
+            seen.within(val) || val.within(seen)
+        });
+        if !chain || !val.contains((w.must[usize::from(op)] & !self.read_ops()) | itself) {
+            w.flags |= flags::LOST;
+        }
+        if !has(w.acked, op) {
+            w.acked |= bit(op);
+            w.seen[usize::from(op)] = val;
+        }
+    }
+}

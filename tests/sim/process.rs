@@ -1,0 +1,276 @@
+//! One process: the two machines, the actors, and the driver between them, as the real one is.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use statekeeper::protocol::SHARDS;
+use statekeeper::protocol::members::{Members, Timings};
+use statekeeper::protocol::ring::{Ring, Snapshot};
+use statekeeper::protocol::shard::{Ran, Request, Shard};
+use statekeeper::protocol::types::{ClusterId, Epoch, Key, Kind, Member, Millis, NodeId};
+use statekeeper::protocol::view::View;
+
+use super::invariants::OpId;
+use super::network::{LinkId, Payload, Place};
+
+/// Most requests that wait in one part.
+const PENDING_MAX: usize = 160;
+
+/// Most frames of another line that wait for a view.
+pub const EARLY_MAX: usize = 64;
+
+/// The key with that number.
+pub fn key(n: usize) -> Key {
+    Key::new(Kind(1), format!("key{n}"))
+}
+
+/// The part that a key belongs to.
+pub fn part_of(key: &Key) -> usize {
+    (key.hash() % SHARDS as u64) as usize
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Call {
+    pub key: usize,
+    pub op: OpId,
+    pub is_read: bool,
+    /// The actor refuses it.
+    pub fails: bool,
+}
+
+/// What it gets: the operations that were applied, with its own; a read gets all of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    pub key: usize,
+    pub op: OpId,
+    pub is_read: bool,
+    pub count: u64,
+    pub log: Vec<OpId>,
+}
+
+pub fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_stdvec(value).expect("it encodes").into()
+}
+
+pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
+    postcard::from_bytes(bytes).expect("it decodes")
+}
+
+/// An actor: a list of the operations that were applied, behind the ring that recognises retries.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    pub gen_: Epoch,
+    pub instance: u64,
+    pub running: VecDeque<Request>,
+    ring: Ring,
+    log: Vec<OpId>,
+}
+
+impl Actor {
+    pub fn start(gen_: Epoch, instance: u64, data: &Bytes) -> Self {
+        let snapshot: Snapshot = if data.is_empty() {
+            Snapshot::default()
+        } else {
+            decode(data)
+        };
+        let log = if snapshot.state.is_empty() {
+            Vec::new()
+        } else {
+            decode(&snapshot.state)
+        };
+        Self {
+            gen_,
+            instance,
+            running: VecDeque::new(),
+            ring: snapshot.ring,
+            log,
+        }
+    }
+
+    /// Handles the oldest request.
+    pub fn run(&mut self) -> Option<Ran> {
+        let request = self.running.pop_front()?;
+        if let Some(reply) = request.id.as_ref().and_then(|id| self.ring.lookup(id)) {
+            return Some(Ran::Done {
+                reply: reply.clone(),
+                data: None,
+            });
+        }
+        if request.again && self.ring.has_rolled() {
+            return Some(Ran::Unknown);
+        }
+        let Call {
+            key,
+            op,
+            is_read,
+            fails,
+        } = decode(&request.payload);
+        if fails {
+            return Some(Ran::Failed(Bytes::new()));
+        }
+        if !is_read {
+            self.log.push(op);
+        }
+        let log = if is_read {
+            self.log.clone()
+        } else {
+            Vec::new()
+        };
+        let reply = encode(&Counted {
+            key,
+            op,
+            is_read,
+            count: self.log.len() as u64,
+            log,
+        });
+        if is_read {
+            return Some(Ran::Done { reply, data: None });
+        }
+        if let Some(id) = request.id {
+            self.ring.remember(id, reply.clone());
+        }
+        let snapshot = Snapshot {
+            ring: self.ring.clone(),
+            state: encode(&self.log),
+        };
+        Some(Ran::Done {
+            reply,
+            data: Some(encode(&snapshot)),
+        })
+    }
+}
+
+/// How far the parts are with the barrier of `epoch`: one bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Barrier {
+    pub epoch: Epoch,
+    pub sent: u32,
+    pub complete: u32,
+}
+
+/// All parts, one bit each.
+pub const ALL: u32 = (1 << SHARDS) - 1;
+
+/// How a leave goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    No,
+    /// Parts that are not quiet yet, one bit each.
+    Quiescing(u32),
+    Asked,
+}
+
+/// A process.
+#[derive(Debug)]
+pub struct Process {
+    pub number: u64,
+    pub place: Place,
+    pub members: Members,
+    pub parts: Vec<Shard>,
+    /// The process's own clock: an offset and a rate in thousandths.
+    clock: (u64, u64),
+    /// How long an item takes from one actor of the node to another.
+    pub latency: u64,
+    pub barrier: Barrier,
+    pub has_data: u32,
+    pub was_leased: bool,
+    pub unleased_since: Option<u64>,
+    pub links: BTreeMap<NodeId, LinkId>,
+    pub dialling: BTreeSet<Place>,
+    pub actors: BTreeMap<(usize, Key), Actor>,
+    pub instances: u64,
+    /// By part and peer: keys whose state goes there when there is room.
+    pub due: BTreeMap<(usize, NodeId), BTreeSet<Key>>,
+    /// Who was shown or asked for a view since the last tick of the part.
+    pub told: BTreeSet<(usize, NodeId)>,
+    pub early: Vec<(usize, NodeId, Payload)>,
+    pub paused_until: u64,
+    pub leaving: Leaving,
+}
+
+impl Process {
+    pub fn new(
+        number: u64,
+        me: Member,
+        place: Place,
+        backups: usize,
+        seed: u64,
+        clock: (u64, u64),
+    ) -> Self {
+        let members = Members::new(
+            me.clone(),
+            ClusterId(seed ^ 0xc105),
+            Timings::default(),
+            backups,
+            seed,
+        );
+        let parts = parts(&me.id, members.view(), backups);
+        let barrier = Barrier {
+            epoch: members.view().epoch,
+            ..Barrier::default()
+        };
+        Self {
+            number,
+            place,
+            members,
+            parts,
+            clock,
+            latency: seed % 3,
+            barrier,
+            has_data: 0,
+            was_leased: false,
+            unleased_since: None,
+            links: BTreeMap::new(),
+            dialling: BTreeSet::new(),
+            actors: BTreeMap::new(),
+            instances: 0,
+            due: BTreeMap::new(),
+            told: BTreeSet::new(),
+            early: Vec::new(),
+            paused_until: 0,
+            leaving: Leaving::No,
+        }
+    }
+
+    /// The process's own clock.
+    pub fn clock(&self, now: u64) -> Millis {
+        Millis(self.clock.0 + now * self.clock.1 / 1_000)
+    }
+
+    pub fn is_leased(&self, now: u64) -> bool {
+        self.clock(now) < self.members.leased_until()
+    }
+
+    pub fn id(&self) -> &NodeId {
+        &self.members.me().id
+    }
+
+    /// A new identity: everything of the old one is gone.
+    pub fn renew(&mut self, index: usize, backups: usize) -> Shard {
+        let fresh = parts(self.id(), self.members.view(), backups).swap_remove(index);
+        std::mem::replace(&mut self.parts[index], fresh)
+    }
+
+    /// Whether every part has the node's view and its complete barrier.
+    pub fn is_whole(&self) -> bool {
+        let view = self.members.view();
+        self.parts
+            .iter()
+            .all(|part| part.view() == view && part.is_complete())
+    }
+
+    /// Whether every part has said `Done` of that view.
+    pub fn has_synced(&self, view: &View) -> bool {
+        self.parts
+            .iter()
+            .all(|part| part.view() == view && part.done_sent())
+    }
+}
+
+fn parts(me: &NodeId, view: &View, backups: usize) -> Vec<Shard> {
+    (0..SHARDS)
+        .map(|n| Shard::new(me.clone(), view.clone(), backups, PENDING_MAX, n as u64))
+        .collect()
+}
