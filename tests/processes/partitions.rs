@@ -40,7 +40,7 @@ fn a_frozen_node_is_left_behind_and_comes_back_without_loss() {
 
 #[test]
 fn a_node_that_is_frozen_only_for_a_moment_is_not_left_behind() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_with(Sandbox::new(), 3, |spec| spec.option("--suspicion", "6000"));
     let before = cluster.node("a").view();
     cluster.stop("b");
     // A pause, not a wait: shorter than the suspicion.
@@ -70,7 +70,7 @@ fn machines(names: &[&str]) -> Option<(Namespaces, Cluster)> {
         let spec = Spec::new(&format!("{name}@{address}")).listen((address, 21_500).into());
         // What is under way when a cable is pulled waits that long, and the shell with it.
         let mut spec = spec.option("--call-timeout", "4000");
-        spec.namespace = Some(machines.full(name));
+        spec.namespace = Some(machines.file(name));
         spec
     };
     cluster.add_all(names.iter().map(spec));

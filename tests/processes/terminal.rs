@@ -139,6 +139,8 @@ fn ctrl_c_cancels_a_line_and_the_shell_goes_on() {
     terminal.keys("reward_player player1 5");
     terminal.expect("reward_player player1 5");
     terminal.control('c');
+    // The line ends, and only then comes a new prompt: every key shows the old one again.
+    terminal.expect("\r\n");
     terminal.prompt(1);
     terminal.line("nodes");
     let shown = terminal.expect("(none)");

@@ -23,8 +23,8 @@ const REFUSALS: [&str; 5] = [
     "error: overloaded, ",
     "** CRASH ",
 ];
-/// The answer of a node that does not know whether it did.
-const UNKNOWN: &str = "error: no answer within ";
+/// What the error of a node says that does not know whether it did.
+const UNKNOWN: &str = "the outcome is unknown";
 
 /// One request, and what came of it.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ impl<'a> Load<'a> {
     #[track_caller]
     pub(crate) fn wait_acknowledged(&self, more: usize, which: impl Fn(&Reward) -> bool) {
         let now = Instant::now();
-        let mut seen = lock(&self.book).len();
+        let mut seen = 0;
         let mut count = 0;
         wait_until("the load goes on", || {
             let book = lock(&self.book);
@@ -192,7 +192,7 @@ fn outcome_of(answer: &str) -> Outcome {
     let answer = answer.to_owned();
     if REFUSALS.iter().any(|refusal| answer.starts_with(refusal)) {
         Outcome::Refused(answer)
-    } else if answer.starts_with(UNKNOWN) {
+    } else if answer.starts_with("error: ") && answer.contains(UNKNOWN) {
         Outcome::Unknown(answer)
     } else {
         Outcome::Wrong(answer)

@@ -1,28 +1,31 @@
 //! Network namespaces: machines of one's own, joined by a switch whose cables can be pulled. They need root.
 //!
 //! ```text
-//!   sk-PID-1-a          sk-PID-1-b          sk-PID-1-c      one node each, at 10.77.0.1, .2, .3
+//!   machine a           machine b           machine c       one node each, at 10.77.0.1, .2, .3
 //!     eth0                eth0                eth0
-//!      └───── pa ──────────┴── pb ──────────────┘ pc        in sk-PID-1-switch: a bridge
+//!      └───── pa ──────────┴── pb ──────────────┘ pc        in the switch: a bridge
 //! ```
+//!
+//! Each is the namespace of a process that does nothing but wait for the end of its input: nothing has a name that
+//! others could see, and nothing is left behind, however the test ends.
 
+use std::io::Read;
 use std::net::Ipv4Addr;
-use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, Stdio};
 
-use super::sandbox::is_running;
+use super::sandbox::Killed;
 
-/// How a namespace of ours is called, before the number of the process that made it.
-const PREFIX: &str = "sk-";
-
-static NETWORKS: AtomicUsize = AtomicUsize::new(1);
-
-/// Machines on one network. Dropped, they are removed, and everything in them.
+/// Machines on one network. Dropped, they are removed.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
-    prefix: String,
-    machines: Vec<String>,
-    made: Vec<String>,
+    switch: Machine,
+    machines: Vec<Machine>,
+}
+
+#[derive(Debug)]
+struct Machine {
+    name: String,
+    holder: Killed,
 }
 
 impl Namespaces {
@@ -31,57 +34,39 @@ impl Namespaces {
     /// # Errors
     /// What this user or this system does not permit.
     pub(crate) fn new(names: &[&str]) -> Result<Self, String> {
-        remove_leftovers();
-        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
-        let mut these = Self {
-            prefix: format!("{PREFIX}{}-{number}-", std::process::id()),
-            machines: names.iter().map(|name| (*name).to_owned()).collect(),
-            made: Vec::new(),
-        };
-        let switch = these.add("switch")?;
-        ip(&["-n", &switch, "link", "add", "bridge", "type", "bridge"])?;
-        ip(&["-n", &switch, "link", "set", "bridge", "up"])?;
-        for name in names {
-            let machine = these.add(name)?;
-            let port = port(name);
-            let cable = [
-                "link", "add", "eth0", "netns", &machine, "type", "veth", "peer", "name", &port,
-                "netns",
-            ];
-            ip(&[&cable[..], &[&switch]].concat())?;
-            ip(&["-n", &switch, "link", "set", &port, "master", "bridge"])?;
-            ip(&["-n", &switch, "link", "set", &port, "up"])?;
-            ip(&[
-                "-n",
-                &machine,
-                "addr",
-                "add",
-                &format!("{}/24", these.address(name)),
-                "dev",
-                "eth0",
-            ])?;
-            ip(&["-n", &machine, "link", "set", "eth0", "up"])?;
-            ip(&["-n", &machine, "link", "set", "lo", "up"])?;
+        let switch = Machine::start("switch")?;
+        switch.ip("link add bridge type bridge")?;
+        switch.ip("link set bridge up")?;
+        let mut machines = Vec::new();
+        for (number, name) in (1..).zip(names) {
+            let machine = Machine::start(name)?;
+            let (port, pid) = (port(name), machine.pid());
+            switch.ip(&format!(
+                "link add {port} type veth peer name eth0 netns {pid}"
+            ))?;
+            switch.ip(&format!("link set {port} master bridge"))?;
+            switch.ip(&format!("link set {port} up"))?;
+            machine.ip(&format!("addr add {}/24 dev eth0", address(number)))?;
+            machine.ip("link set eth0 up")?;
+            machine.ip("link set lo up")?;
+            machines.push(machine);
         }
-        Ok(these)
+        Ok(Self { switch, machines })
     }
 
     /// Pulls the cable of a machine: packets vanish, nobody is told.
     pub(crate) fn cut(&self, name: &str) {
-        ip(&[
-            "-n",
-            &self.full("switch"),
-            "link",
-            "set",
-            &port(name),
-            "down",
-        ])
-        .expect("a cable to pull");
+        let port = port(name);
+        self.switch
+            .ip(&format!("link set {port} down"))
+            .expect("a cable to pull");
     }
 
     /// Plugs it in again.
     pub(crate) fn heal(&self, name: &str) {
-        ip(&["-n", &self.full("switch"), "link", "set", &port(name), "up"])
+        let port = port(name);
+        self.switch
+            .ip(&format!("link set {port} up"))
             .expect("a cable to plug in");
     }
 
@@ -89,28 +74,20 @@ impl Namespaces {
     pub(crate) fn cut_between(&self, one: &str, other: &str) {
         for (from, to) in [(one, other), (other, one)] {
             // To a hardware address that nobody has: the packets vanish, nobody is told.
-            let to = self.address(to).to_string();
-            let entry = [
-                "neigh",
-                "replace",
-                &to,
-                "lladdr",
-                "02:00:00:00:00:01",
-                "dev",
-                "eth0",
-                "nud",
-                "permanent",
-            ];
-            ip(&[&["-n", &self.full(from)], &entry[..]].concat()).expect("a neighbour to misplace");
+            let to = self.address(to);
+            let entry =
+                format!("neigh replace {to} lladdr 02:00:00:00:00:01 dev eth0 nud permanent");
+            self.machine(from)
+                .ip(&entry)
+                .expect("a neighbour to misplace");
         }
     }
 
     /// Repairs it.
     pub(crate) fn heal_between(&self, one: &str, other: &str) {
         for (from, to) in [(one, other), (other, one)] {
-            let to = self.address(to).to_string();
-            ip(&["-n", &self.full(from), "neigh", "del", &to, "dev", "eth0"])
-                .expect("a neighbour to find");
+            let entry = format!("neigh del {} dev eth0", self.address(to));
+            self.machine(from).ip(&entry).expect("a neighbour to find");
         }
     }
 
@@ -119,70 +96,80 @@ impl Namespaces {
         let number = self
             .machines
             .iter()
-            .position(|machine| machine == name)
-            .expect("a machine");
-        Ipv4Addr::new(
-            10,
-            77,
-            0,
-            u8::try_from(number + 1).expect("a small network"),
-        )
+            .position(|machine| machine.name == name);
+        address(u8::try_from(number.expect("a machine") + 1).expect("a small network"))
     }
 
-    /// The namespace of a machine.
-    pub(crate) fn full(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+    /// The file of a machine's namespace.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.machine(name).file()
     }
 
-    fn add(&mut self, name: &str) -> Result<String, String> {
-        let name = self.full(name);
-        ip(&["netns", "add", &name])?;
-        self.made.push(name.clone());
-        Ok(name)
+    fn machine(&self, name: &str) -> &Machine {
+        let machine = self.machines.iter().find(|machine| machine.name == name);
+        machine.expect("a machine")
     }
 }
 
-impl Drop for Namespaces {
-    fn drop(&mut self) {
-        for name in &self.made {
-            // Nothing else can be done, and the next run tries again.
-            let _ = ip(&["netns", "del", name]);
+impl Machine {
+    fn start(name: &str) -> Result<Self, String> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "echo here; exec cat >&2"]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut holder = Killed(command.spawn().map_err(|e| format!("unshare: {e}"))?);
+        let said = |pipe: Option<&mut dyn Read>| {
+            let mut said = String::new();
+            // What is no text is no reason to fail.
+            let _ = pipe.map(|pipe| pipe.read_to_string(&mut said));
+            said.trim().to_owned()
+        };
+        // The end comes when `cat` takes the shell's place, or with a failure.
+        if said(holder.0.stdout.as_mut().map(|pipe| pipe as &mut dyn Read)) == "here" {
+            return Ok(Self {
+                name: name.to_owned(),
+                holder,
+            });
         }
+        Err(said(
+            holder.0.stderr.as_mut().map(|pipe| pipe as &mut dyn Read),
+        ))
     }
+
+    fn pid(&self) -> u32 {
+        self.holder.0.id()
+    }
+
+    fn file(&self) -> String {
+        format!("/proc/{}/ns/net", self.pid())
+    }
+
+    /// Runs `ip` in it.
+    fn ip(&self, arguments: &str) -> Result<(), String> {
+        let mut command = enter(&self.file(), "ip");
+        let output = command.args(arguments.split(' ')).output();
+        let output = output.map_err(|e| format!("nsenter: {e}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let reason = String::from_utf8_lossy(&output.stderr);
+        Err(format!("ip {arguments}: {}", reason.trim()))
+    }
+}
+
+/// A command that runs in the network namespace of that file; its process becomes the program.
+pub(crate) fn enter(file: &str, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={file}")).arg(program);
+    command
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, number)
 }
 
 fn port(name: &str) -> String {
     format!("p{name}")
-}
-
-/// A test that was killed could not remove its own.
-fn remove_leftovers() {
-    let list = Command::new("ip").args(["netns", "list"]).output();
-    let list = list
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
-    for name in list.lines().filter_map(|line| line.split(' ').next()) {
-        let maker = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next()?.parse().ok());
-        if maker.is_some_and(|pid| !is_running(pid)) {
-            // Another test may do the same right now.
-            let _ = ip(&["netns", "del", name]);
-        }
-    }
-}
-
-fn ip(arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .map_err(|e| format!("ip: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!(
-        "ip {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    ))
 }

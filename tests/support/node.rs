@@ -13,6 +13,7 @@ use std::thread;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
+use super::namespaces;
 use super::sandbox::{Killed, PROGRAM, Sandbox};
 use super::{PATIENCE, wait_for};
 
@@ -25,7 +26,7 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) options: Vec<String>,
-    /// The network namespace that it runs in.
+    /// The file of the network namespace that it runs in.
     pub(crate) namespace: Option<String>,
 }
 
@@ -56,12 +57,7 @@ impl Spec {
 
     fn command(&self, sandbox: &Sandbox) -> Command {
         let mut command = match &self.namespace {
-            // `ip` becomes the program: the process is the same.
-            Some(namespace) => {
-                let mut command = sandbox.command("ip");
-                command.args(["netns", "exec", namespace, PROGRAM]);
-                command
-            }
+            Some(file) => sandbox.isolate(namespaces::enter(file, PROGRAM)),
             None => sandbox.command(PROGRAM),
         };
         command

@@ -70,7 +70,11 @@ impl Sandbox {
 
     /// A program that sees this sandbox only.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new(program.as_ref());
+        self.isolate(Command::new(program.as_ref()))
+    }
+
+    /// A command that sees this sandbox only.
+    pub(crate) fn isolate(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
