@@ -27,7 +27,7 @@ stamp=$release/.statekeeper-built
 if [ ! -x "$program" ] || [ ! -e "$stamp" ] ||
     [ -n "$(find "$home/src" "$home/Cargo.toml" "$home/Cargo.lock" -newer "$stamp" -print -quit)" ]; then
     PATH=$PATH:${CARGO_HOME:-${HOME:-}/.cargo}/bin # where rustup puts it, before a new login
-    command -v cargo >/dev/null || fail "cargo is missing: install Rust from https://rustup.rs, then try again"
+    command -v cargo >/dev/null || fail "cargo is missing: install Rust (rustup does it), then try again"
     mkdir -p "$release"
     # Dated before the build: what is edited meanwhile is built next time.
     : >"$stamp.$$"
