@@ -1,5 +1,6 @@
 //! What a node is told at its start: its name, where it listens, whom it trusts, and its timings.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The file of the shared secret; `~/.statekeeper.cookie` if not given, made at the first start.
     pub cookie_file: Option<PathBuf>,
+    /// How to run this node's guardian: a program, which calls [`guardian::watch`](crate::guardian::watch), and its
+    /// arguments. None: after a crash of this process the others wait until its lease has run out.
+    pub guardian: Option<Vec<OsString>>,
     /// How many backups each actor has, each on another node: 1 to 7.
     pub backups: usize,
     /// Heartbeat, lease, suspicion and the like.
@@ -41,6 +45,7 @@ impl Config {
             name: name.into(),
             listen: None,
             cookie_file: None,
+            guardian: None,
             backups: 1,
             timings: Timings::default(),
             call_timeout: Duration::from_secs(10),

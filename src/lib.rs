@@ -63,6 +63,7 @@ mod actors;
 pub mod config;
 mod error;
 mod gen_server;
+pub mod guardian;
 mod info;
 mod net;
 mod node;

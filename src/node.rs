@@ -20,6 +20,7 @@ use crate::actors::shared::{CONTROL_LANE, Shared};
 use crate::config::Config;
 use crate::error::{CallError, ConnectError, StartError};
 use crate::gen_server::GenServer;
+use crate::guardian::Guardian;
 use crate::info::{LocalServer, ViewInfo, Whereis};
 use crate::net::cookie::Cookie;
 use crate::net::names::PeerSpec;
@@ -157,6 +158,14 @@ impl Node {
         let addr = net.local_addr();
         claim.record(addr, id.incarnation)?;
         shared.attach(net);
+        if let Some(command) = &shared.config.guardian {
+            match Guardian::start(command) {
+                Ok(guardian) => shared.guard(guardian),
+                Err(error) => {
+                    warn!(node = %shared.name, %error, "no guardian: should this process crash, the others wait until its lease has run out")
+                }
+            }
+        }
 
         let config = &shared.config;
         let machine = Members::new(
@@ -529,6 +538,7 @@ impl Node {
         if let Some(net) = shared.net() {
             net.stop().await;
         }
+        shared.dismiss_guardian().await;
         self.root.stop(None);
         result
     }

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the bottom to the top; a file may use what is listed before its own module, and its own module.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 12] = [
     "protocol",
     "error",
     "supervisor",
     "config",
     "info",
     "gen_server",
+    "guardian",
     "wire",
     "net",
     "actors",

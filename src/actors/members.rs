@@ -34,6 +34,8 @@ pub(crate) enum Item {
     LinkDown { peer: NodeId, refused: bool },
     /// Nobody listens at the address of a name.
     DialRefused { name: NodeName, addr: Arc<str> },
+    /// The process of that life has ended, says its guardian.
+    Died(NodeId),
     /// A peer knows a later life of this node's name.
     Stale { known: u64 },
     /// A message of a peer, encoded.
@@ -151,6 +153,7 @@ impl MembersActor {
                 self.step(s, Input::LinkDown { peer, refused });
             }
             Item::DialRefused { name, addr } => self.step(s, Input::DialRefused { name, addr }),
+            Item::Died(who) => self.step(s, Input::Died(who)),
             Item::Stale { known } => self.step(s, Input::Stale { known }),
             Item::Control { from, bytes } => match wire::read_control(&bytes) {
                 Ok(msg) => self.step(s, Input::Message { from, msg }),
@@ -279,6 +282,7 @@ impl MembersActor {
                     if let Some(net) = self.shared.net() {
                         net.set_identity(me);
                     }
+                    self.shared.bequeath(s.machine.view());
                 }
                 Effect::Answer { token, result } => {
                     // Whoever hears of it must see it.
@@ -301,6 +305,7 @@ impl MembersActor {
         let names: Vec<&str> = view.ids().map(|id| id.name.as_str()).collect();
         info!(node = %self.shared.name, epoch = view.epoch.0, members = ?names, "view.install");
         (s.epoch, s.sent, s.complete) = (view.epoch, 0, 0);
+        self.shared.bequeath(&view);
         self.shared
             .for_all_parts(|| shard::Item::Install(view.clone()));
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::config::Config;
+use crate::guardian::Guardian;
 use crate::info::ViewInfo;
 use crate::net::{Event, Net};
 use crate::protocol::SHARDS;
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     /// Set once: the node takes no new requests.
     pub(crate) leaving: AtomicBool,
     net: OnceLock<Net>,
+    guardian: OnceLock<Guardian>,
     me: RwLock<NodeId>,
     /// The node's monotonic clock counts from here.
     start: Instant,
@@ -71,6 +73,7 @@ impl Shared {
             info: watch::Sender::new(info),
             leaving: AtomicBool::new(false),
             net: OnceLock::new(),
+            guardian: OnceLock::new(),
             me: RwLock::new(me),
             start: Instant::now(),
             lease_until: AtomicU64::new(0),
@@ -87,6 +90,31 @@ impl Shared {
     /// The network, once there is one.
     pub(crate) fn net(&self) -> Option<&Net> {
         self.net.get()
+    }
+
+    /// Gives the node a guardian.
+    pub(crate) fn guard(&self, guardian: Guardian) {
+        let _ = self.guardian.set(guardian);
+    }
+
+    /// Whom the guardian shall tell that this life is over, should its process end.
+    pub(crate) fn bequeath(&self, view: &View) {
+        let (Some(guardian), Some(net)) = (self.guardian.get(), self.net()) else {
+            return;
+        };
+        let me = self.me();
+        let others = view.members.iter().filter(|m| m.id.name != me.name);
+        let heirs = others.map(|m| m.addr.to_string()).collect();
+        if let Some(obituary) = net.obituary(&me) {
+            guardian.entrust(obituary, heirs);
+        }
+    }
+
+    /// The guardian has nothing to tell any more: the node has said itself that it stops.
+    pub(crate) async fn dismiss_guardian(&self) {
+        if let Some(guardian) = self.guardian.get() {
+            guardian.dismiss().await;
+        }
     }
 
     /// This life of the node.
@@ -184,6 +212,7 @@ impl Shared {
                 self.for_all_parts(|| shard::Item::LinkDown { peer: peer.clone() });
                 self.members.push(members::Item::LinkDown { peer, refused });
             }
+            Event::Died(who) => self.members.push(members::Item::Died(who)),
             Event::Stale { known } => self.members.push(members::Item::Stale { known }),
             Event::Failed(reason) => {
                 error!(node = %self.name, "this node stops, its network failed: {reason}");

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::arbiter;
 use super::counters::count;
-use super::handshake::{self, Ended, Refusal, Verdict};
+use super::handshake::{self, Ended, Opening, Refusal, Verdict};
 use super::hub::{Hub, Registered};
 use super::link::lock;
 use super::names::loopback;
@@ -141,14 +141,22 @@ async fn serve(
 ) -> Result<(), Ended> {
     stream.set_nodelay(true)?;
     let attempt = hub.begin();
-    let request = handshake::receive_request(&mut stream, &hub.config.cookie, &attempt.us).await?;
+    let cookie = &hub.config.cookie;
+    let request = match handshake::receive_opening(&mut stream, cookie, &attempt.us).await? {
+        Opening::Request(request) => request,
+        Opening::Obituary(who) => {
+            tracing::info!(node = %attempt.us.member.id, peer = %who, "its process has ended, says its guardian");
+            (hub.events)(Event::Died(who));
+            return handshake::ready(&mut stream).await;
+        }
+    };
     drop(place);
     let peer = &request.peer.member.id;
     let verdict = match hub.admit(&request.peer) {
         Err(refusal) => Verdict::Refuse(refusal),
         Ok(()) => arbiter::verdict(&attempt.us.member.id.name, &peer.name, hub.existing(peer)),
     };
-    match handshake::answer(&mut stream, &hub.config.cookie, &request, &verdict).await {
+    match handshake::answer(&mut stream, cookie, &request, &verdict).await {
         // Told after both have proven themselves: our own life is over as the peer knows it.
         Err(Ended::Refused(Refusal::Stale(known))) => {
             (hub.events)(Event::Stale { known });

@@ -9,7 +9,13 @@
 //!     Go                                  ──────▶          (the initiator has no other link, or gave it up)
 //!                                         ◀────── Ready    (neither has the acceptor)
 //!   instead of its next message, either side may send Refused(why) and close
+//!
+//!   guardian                                     acceptor
+//!     Obituary{who} + MAC("obituary", who) ─────▶
+//!                                         ◀────── Ready
 //! ```
+//! An obituary needs no challenge: that a life is over stays true, however often it is said.
+//!
 //! Both proofs cover the very bytes of both hellos, so names, incarnations, addresses, nonces and link tags, and the
 //! role of the prover: a proof made in one role or for one connection is of no use in another. What follows the
 //! handshake on the stream is neither encrypted nor authenticated byte by byte.
@@ -21,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::cookie::Cookie;
 use super::names;
-use crate::protocol::types::{Member, NodeName};
+use crate::protocol::types::{Member, NodeId, NodeName};
 
 /// The versions of the wire protocol that this build speaks.
 const VERSIONS: (u16, u16) = (1, 1);
@@ -127,6 +133,15 @@ enum Kind {
     Go = 5,
     Ready = 6,
     Refused = 7,
+    Obituary = 8,
+}
+
+/// How somebody who connected begins.
+pub(crate) enum Opening {
+    /// He wants a link, and is proven.
+    Request(Request),
+    /// He knows, and proves that he may say so, that the process of that life has ended.
+    Obituary(NodeId),
 }
 
 /// What an initiator has when the acceptor is proven and accepts.
@@ -209,16 +224,49 @@ pub(crate) async fn go<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) -> Result<
     receive(io, Kind::Ready).await.map(drop)
 }
 
-/// The acceptor's part up to the proven request.
-pub(crate) async fn receive_request<S>(
+/// The bytes that tell an acceptor that the process of that life has ended. Whoever has them can say so: they go to
+/// that node's own guardian, and to nobody else.
+pub(crate) fn obituary(cookie: &Cookie, who: &NodeId) -> Result<Vec<u8>, Ended> {
+    let mut body = MAGIC.to_vec();
+    body.extend(encode(who)?);
+    let proof = cookie.mac("obituary", &[&body]);
+    body.extend(proof);
+    frame(Kind::Obituary, &body)
+}
+
+/// The acceptor's part up to the proven request, or the obituary.
+pub(crate) async fn receive_opening<S>(
     io: &mut S,
     cookie: &Cookie,
     us: &Face,
+) -> Result<Opening, Ended>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (kind, first) = receive_any(io).await?;
+    if kind == Kind::Obituary as u8 {
+        let Some((body, proof)) = first.split_last_chunk::<32>() else {
+            return Err(Ended::NotANode("its obituary is too short"));
+        };
+        if !cookie.verify("obituary", &[body], proof) {
+            return refuse(io, Refusal::Cookie).await;
+        }
+        let who = body.strip_prefix(&MAGIC).unwrap_or_default();
+        return decode(who).map(Opening::Obituary);
+    }
+    let request = receive_request(io, cookie, us, expected(Kind::Hello, kind, first)?).await?;
+    Ok(Opening::Request(request))
+}
+
+async fn receive_request<S>(
+    io: &mut S,
+    cookie: &Cookie,
+    us: &Face,
+    hello: Vec<u8>,
 ) -> Result<Request, Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let hello = receive(io, Kind::Hello).await?;
     let Some((head, body)) = hello
         .split_at_checked(12)
         .filter(|(head, _)| head[..8] == MAGIC)
@@ -328,6 +376,12 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Ended> {
 
 /// A frame is the length of the rest (two bytes), its kind (one byte), and a body.
 async fn send<S: AsyncWrite + Unpin>(io: &mut S, kind: Kind, body: &[u8]) -> Result<(), Ended> {
+    io.write_all(&frame(kind, body)?).await?;
+    io.flush().await?;
+    Ok(())
+}
+
+fn frame(kind: Kind, body: &[u8]) -> Result<Vec<u8>, Ended> {
     let length = body.len() + 1;
     if length > FRAME_MAX {
         return Err(Ended::Io(io::Error::new(
@@ -339,13 +393,16 @@ async fn send<S: AsyncWrite + Unpin>(io: &mut S, kind: Kind, body: &[u8]) -> Res
     frame.extend((length as u16).to_be_bytes());
     frame.push(kind as u8);
     frame.extend(body);
-    io.write_all(&frame).await?;
-    io.flush().await?;
-    Ok(())
+    Ok(frame)
 }
 
 /// Reads exactly one frame, of that kind; never a byte more, since ractor's frames may follow.
 async fn receive<S: AsyncRead + Unpin>(io: &mut S, wanted: Kind) -> Result<Vec<u8>, Ended> {
+    let (kind, body) = receive_any(io).await?;
+    expected(wanted, kind, body)
+}
+
+async fn receive_any<S: AsyncRead + Unpin>(io: &mut S) -> Result<(u8, Vec<u8>), Ended> {
     let length = usize::from(io.read_u16().await?);
     if length == 0 || length > FRAME_MAX {
         return Err(Ended::NotANode("its frames have impossible lengths"));
@@ -356,10 +413,14 @@ async fn receive<S: AsyncRead + Unpin>(io: &mut S, wanted: Kind) -> Result<Vec<u
     if kind == Kind::Refused as u8 {
         return Err(Ended::Refused(decode(&frame)?));
     }
+    Ok((kind, frame))
+}
+
+fn expected(wanted: Kind, kind: u8, body: Vec<u8>) -> Result<Vec<u8>, Ended> {
     if kind != wanted as u8 {
         return Err(Ended::NotANode("it says something else than expected"));
     }
-    Ok(frame)
+    Ok(body)
 }
 
 #[cfg(test)]

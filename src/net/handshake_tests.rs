@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use tokio::io::{DuplexStream, duplex};
 
 use super::*;
-use crate::protocol::types::NodeId;
 
 fn face(name: &str, boot: u64) -> Face {
     let member = Member {
@@ -30,13 +29,28 @@ fn cookie() -> Cookie {
     Cookie::of(b"secret")
 }
 
+fn requested(opening: Opening) -> Request {
+    match opening {
+        Opening::Request(request) => request,
+        Opening::Obituary(who) => panic!("an obituary of {who}"),
+    }
+}
+
+/// What an acceptor with the cookie `secret` makes of these bytes.
+async fn opened(bytes: &[u8]) -> Result<Opening, Ended> {
+    let (mut one, mut two) = duplex(64 * 1024);
+    one.write_all(bytes).await.unwrap();
+    drop(one);
+    receive_opening(&mut two, &cookie(), &bob()).await
+}
+
 async fn accept(
     mut io: DuplexStream,
     cookie: Cookie,
     us: Face,
     verdict: Verdict,
 ) -> Result<Face, Ended> {
-    let request = receive_request(&mut io, &cookie, &us).await?;
+    let request = requested(receive_opening(&mut io, &cookie, &us).await?);
     answer(&mut io, &cookie, &request, &verdict).await?;
     ready(&mut io).await?;
     Ok(request.peer)
@@ -321,7 +335,7 @@ async fn not_a_byte_after_the_handshake_is_swallowed() {
         assert_eq!(&rest, b"from the acceptor");
     };
     let acceptor = async move {
-        let request = receive_request(&mut two, &cookie_2, &bob()).await.unwrap();
+        let request = requested(receive_opening(&mut two, &cookie_2, &bob()).await.unwrap());
         answer(&mut two, &cookie_2, &request, &YES).await.unwrap();
         ready(&mut two).await.unwrap();
         two.write_all(b"from the acceptor").await.unwrap();
@@ -372,5 +386,29 @@ proptest! {
         }
         ends_with(&bytes, true);
         ends_with(&bytes, false);
+    }
+}
+
+#[tokio::test]
+async fn an_obituary_needs_the_cookie() {
+    let dead = NodeId::new("alice@h", 1);
+    let forged = obituary(&Cookie::of(b"another"), &dead).unwrap();
+    assert!(matches!(
+        opened(&forged).await,
+        Err(Ended::Refusing(Refusal::Cookie))
+    ));
+    let genuine = obituary(&cookie(), &dead).unwrap();
+    assert!(matches!(opened(&genuine).await, Ok(Opening::Obituary(who)) if who == dead));
+}
+
+proptest! {
+    /// Of another life, or another name, it says nothing.
+    #[test]
+    fn an_obituary_that_was_touched_is_none(at in 0_usize..80, with in 1_u8..) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut bytes = obituary(&cookie(), &NodeId::new("alice@h", 1)).unwrap();
+        let at = at % bytes.len();
+        bytes[at] ^= with;
+        prop_assert!(runtime.block_on(opened(&bytes)).is_err());
     }
 }

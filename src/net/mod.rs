@@ -110,6 +110,8 @@ pub(crate) enum Event {
         /// What it says.
         bytes: Vec<u8>,
     },
+    /// Its guardian says that the process of that life has ended.
+    Died(NodeId),
     /// A proven peer knows a later life of our name, and refuses this one: go on with a greater incarnation.
     Stale {
         /// The latest incarnation that it knows.
@@ -206,6 +208,11 @@ impl Net {
     /// See [`DialError`].
     pub(crate) async fn dial(&self, expect: Option<&str>, addr: &str) -> Result<Member, DialError> {
         dial::dial(&self.hub, expect, addr).await
+    }
+
+    /// What this node's guardian shall tell the members when this process has ended.
+    pub(crate) fn obituary(&self, me: &NodeId) -> Option<Vec<u8>> {
+        handshake::obituary(&self.hub.config.cookie, me).ok()
     }
 
     /// Ends the link to that life of a peer. Its frames are dropped from now on; `LinkDown` follows.

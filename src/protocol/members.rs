@@ -209,6 +209,8 @@ pub enum Input {
         /// Where.
         addr: Arc<str>,
     },
+    /// A witness of it (its guardian) vouches that this life is over: see [`crate::guardian`].
+    Died(NodeId),
     /// A peer refuses this life, because it knows a later one of this name: the next must be greater.
     Stale {
         /// The latest that it knows.
@@ -557,6 +559,11 @@ impl Members {
             Input::Synced { epoch, complete } => self.on_synced(epoch, complete),
             Input::Stop => self.stop(false, out),
             Input::DialRefused { name, addr } => self.on_refused_dial(&name, &addr),
+            Input::Died(id) => {
+                if self.view.contains(&id) {
+                    self.mark_dead(id, out);
+                }
+            }
             Input::Stale { known } => self.on_stale(known, out),
             Input::HasData(has) => self.has_data = has,
         }

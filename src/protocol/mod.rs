@@ -26,8 +26,9 @@
 //!
 //! **Views.** One instance of single-decree Paxos per epoch, whose acceptors are the members of the view before. A
 //! quorum is a majority, or exactly half when all the others are *known dead*: a newer incarnation answers at the
-//! same address, the operator vouches for it (`forget`), it declined this cluster, it bade farewell, or it shows a
-//! view of another cluster that it belongs to without this node. So the survivor of two goes on with the restarted
+//! same address, the operator vouches for it (`forget`), it declined this cluster, it bade farewell, its guardian
+//! witnessed the end of its process (see [`crate::guardian`]), or it shows a view of another cluster that it belongs to
+//! without this node. So the survivor of two goes on with the restarted
 //! other, and a lone node stops.
 //!
 //! **Lease.** A pong counts for its pinger for L from when the ping was *sent*; the ponger promises not to vote the

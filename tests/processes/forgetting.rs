@@ -63,7 +63,7 @@ fn after_the_loss_of_the_majority_only_force_helps() {
 
 #[test]
 fn the_survivor_of_two_goes_on_with_a_new_node_when_the_other_is_forgotten() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::unguarded(2);
     let players = load::players("player", 10);
     for (number, player) in players.iter().enumerate() {
         let node = cluster.node(["a", "b"][number % 2]);

@@ -9,6 +9,7 @@ mod support;
 
 mod failover;
 mod forgetting;
+mod guardian;
 mod leaving;
 mod nemesis;
 mod partitions;

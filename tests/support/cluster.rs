@@ -38,6 +38,11 @@ impl Cluster {
         Self::start_with(Sandbox::calm(), count, |spec| spec)
     }
 
+    /// The same, without guardians: when a node is killed, nobody can tell that from a loss of its machine.
+    pub(crate) fn unguarded(count: u8) -> Self {
+        Self::start_with(Sandbox::new(), count, |spec| spec.flag("--no-guardian"))
+    }
+
     /// The same, each with further options.
     pub(crate) fn start_with(sandbox: Sandbox, count: u8, options: impl Fn(Spec) -> Spec) -> Self {
         let cluster = Self::empty(sandbox);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -47,6 +47,11 @@ impl Spec {
 
     pub(crate) fn option(mut self, option: &str, value: &str) -> Self {
         self.options.extend([option.to_owned(), value.to_owned()]);
+        self
+    }
+
+    pub(crate) fn flag(mut self, flag: &str) -> Self {
+        self.options.push(flag.to_owned());
         self
     }
 
@@ -278,6 +283,23 @@ impl Node {
         let pid = Pid::from_raw(i32::try_from(self.pid).expect("a process number"));
         // The process is ours and not waited for yet: the number is still its own.
         signal::kill(pid, signal).expect("a signal to a child");
+    }
+
+    /// The process that watches this one.
+    #[track_caller]
+    pub(crate) fn guardian(&self) -> Pid {
+        let processes = fs::read_dir("/proc").expect("the processes").flatten();
+        let is_guardian = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(1));
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            parent == Some(&self.pid.to_string()) && line.contains("--guardian")
+        };
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Pid::from_raw(pids.find(is_guardian).expect("a guardian"))
     }
 
     /// Kills the process, without any warning, and waits for its end.

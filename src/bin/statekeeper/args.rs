@@ -15,6 +15,9 @@ pub(crate) const USAGE: &str = "\
 start.sh NODE_NAME [OPTIONS]
        start.sh --cluster N [OPTIONS]";
 
+/// The one argument of a guardian, which nodes start by themselves.
+pub(crate) const GUARDIAN: &str = "--guardian";
+
 const EXAMPLES: &str = "\
 Examples:
   ./start.sh --cluster 3                          three nodes on this machine, and a shell
@@ -89,6 +92,10 @@ pub(crate) struct Args {
     /// No shell: run until SIGTERM or SIGINT, then leave gracefully
     #[arg(long, env = "STATEKEEPER_NO_SHELL", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) no_shell: bool,
+
+    /// No guardian process beside the node: should the node crash, the others wait until its lease has run out
+    #[arg(long, env = "STATEKEEPER_NO_GUARDIAN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) no_guardian: bool,
 
     /// What the log, on stderr, tells [default: warn, or RUST_LOG]
     #[arg(
@@ -168,6 +175,7 @@ impl Args {
         config.cookie_file.clone_from(&self.cookie_file);
         config.backups = self.backups;
         config.timings = self.timings();
+        config.guardian = self.guardian();
         config.call_timeout = Duration::from_millis(self.call_timeout);
         config
     }
@@ -193,7 +201,16 @@ impl Args {
         ] {
             option(name, value.to_string().into());
         }
+        if self.no_guardian {
+            line.push("--no-guardian".into());
+        }
         line
+    }
+
+    /// This very program, as the guardian of its node.
+    fn guardian(&self) -> Option<Vec<OsString>> {
+        let program = std::env::current_exe().ok()?;
+        (!self.no_guardian).then(|| vec![program.into(), GUARDIAN.into()])
     }
 
     fn timings(&self) -> Timings {

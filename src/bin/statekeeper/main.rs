@@ -51,6 +51,10 @@ const LEAVE_MAX: Duration = Duration::from_secs(15);
 const LEAVE_TOGETHER_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq([args::GUARDIAN]) {
+        statekeeper::guardian::watch();
+        return ExitCode::SUCCESS;
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if error.use_stderr() => {

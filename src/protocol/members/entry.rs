@@ -42,6 +42,8 @@ impl Members {
         out: &mut Vec<Effect>,
     ) {
         if terms != self.terms() {
+            // Whoever wanted it here wants to know as well.
+            self.answer_connects(|c| c.peer == *from, &Err(Failure::Different), out);
             return out.push(send(from, Msg::Refused(Refusal::Different)));
         }
         if member.id != *from || from.incarnation > INCARNATION_MAX {

@@ -497,6 +497,54 @@ fn a_member_whose_address_refuses_is_evicted_when_the_promises_to_it_ran_out() {
     }
 }
 
+/// Its guardian tells everybody.
+fn witness(net: &mut Net, gone: usize, places: &[usize]) {
+    let id = net.sims[gone].node.me().id.clone();
+    for place in places {
+        net.input(*place, Input::Died(id.clone()));
+    }
+}
+
+#[test]
+fn a_witnessed_death_need_not_be_waited_for() {
+    for gone in 0..3 {
+        let rest: Vec<usize> = (0..3).filter(|p| *p != gone).collect();
+        // Whoever hears of it tells the others.
+        for told in [&rest[..], &rest[..1], &rest[1..]] {
+            let mut net = Net::cluster(3);
+            net.power_off(gone);
+            witness(&mut net, gone, told);
+            let ms = net.until(3_000, "an eviction", |net| net.serving(&rest));
+            assert!(ms < 500, "{ms}");
+        }
+    }
+}
+
+#[test]
+fn after_a_witnessed_death_the_survivor_of_two_goes_on_with_any_node() {
+    let mut net = Net::new(3);
+    net.connect(1, 0, 1);
+    net.until(4_000, "two", |net| net.serving(&[0, 1]));
+    net.power_off(0);
+    witness(&mut net, 0, &[1]);
+    net.until(500, "the survivor is alone", |net| {
+        net.status(1) == Status::Alone
+    });
+    net.connect(2, 1, 2);
+    net.until(4_000, "two again", |net| net.serving(&[1, 2]));
+    assert_eq!(net.losses, []);
+}
+
+#[test]
+fn a_death_of_an_earlier_life_is_no_death() {
+    let mut net = Net::cluster(3);
+    for place in 0..2 {
+        net.input(place, Input::Died(member(2, 0).id));
+    }
+    net.run(3_000);
+    assert!(net.serving(&[0, 1, 2]));
+}
+
 #[test]
 fn an_eviction_does_not_stop_the_others_while_it_waits() {
     let mut net = Net::cluster(3);
@@ -1131,6 +1179,8 @@ fn nodes_that_do_not_keep_the_same_promises_do_not_join() {
         ..TERMS
     };
     net.input(0, Input::LinkUp(stranger.clone()));
+    let peer = stranger.id.clone();
+    net.input(0, Input::Connect { peer, token: 77 });
     let mut out = Vec::new();
     let msg = Msg::Join {
         member: stranger.clone(),
@@ -1150,4 +1200,9 @@ fn nodes_that_do_not_keep_the_same_promises_do_not_join() {
         msg: Msg::Refused(Refusal::Different),
     };
     assert!(out.contains(&refused), "{out:?}");
+    let answered = Effect::Answer {
+        token: 77,
+        result: Err(Failure::Different),
+    };
+    assert!(out.contains(&answered), "{out:?}");
 }
