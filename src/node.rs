@@ -27,6 +27,7 @@ use crate::net::names::PeerSpec;
 use crate::net::registry::{Claim, Registry};
 use crate::net::{Counters, DialError, Net, NetConfig};
 use crate::protocol::SHARDS;
+use crate::protocol::defect::Planted;
 use crate::protocol::members::{Failure, Members, Status};
 use crate::protocol::ring::Snapshot;
 use crate::protocol::shard::{Answer, Request};
@@ -40,6 +41,7 @@ const LEAVE_WAIT: Duration = Duration::from_secs(5);
 pub struct NodeBuilder {
     config: Config,
     types: Vec<(Kind, Arc<dyn ServerType>)>,
+    planted: Planted,
 }
 
 impl NodeBuilder {
@@ -51,12 +53,29 @@ impl NodeBuilder {
         self
     }
 
+    /// Breaks a rule of the protocol on purpose, for tests that must find it.
+    #[cfg(debug_assertions)]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn plant(mut self, defect: crate::protocol::defect::Defect) -> Self {
+        warn!(
+            ?defect,
+            "A DEFECT IS PLANTED: this node breaks its promises on purpose"
+        );
+        self.planted = defect.into();
+        self
+    }
+
     /// Starts the node: it listens, is alone, and waits to be connected. One process runs one node.
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { config, types } = self;
+        let Self {
+            config,
+            types,
+            planted,
+        } = self;
         config.check()?;
         let mut known: HashMap<Kind, Arc<dyn ServerType>> = HashMap::new();
         for (kind, server) in types {
@@ -65,7 +84,7 @@ impl NodeBuilder {
                 return Err(StartError::Registered(name));
             }
         }
-        Node::start(config, known).await
+        Node::start(config, known, planted).await
     }
 }
 
@@ -105,12 +124,14 @@ impl Node {
         NodeBuilder {
             config,
             types: Vec::new(),
+            planted: Planted::default(),
         }
     }
 
     async fn start(
         config: Config,
         types: HashMap<Kind, Arc<dyn ServerType>>,
+        planted: Planted,
     ) -> Result<Self, StartError> {
         let spec = PeerSpec::parse(&config.name)
             .and_then(|spec| {
@@ -137,12 +158,16 @@ impl Node {
         };
         let id = NodeId {
             name,
-            incarnation: incarnation(before.map(|record| record.incarnation)),
+            incarnation: NodeId::next_incarnation(
+                clock(),
+                before.map(|record| record.incarnation),
+                planted,
+            ),
         };
         let cluster = ClusterId(rand::random());
         let other = |e: &dyn fmt::Display| StartError::Other(e.to_string());
 
-        let shared = Arc::new(Shared::new(id.clone(), cluster, config, types));
+        let shared = Arc::new(Shared::new(id.clone(), cluster, config, types, planted));
         let events = shared.clone();
         let member = |addr: SocketAddr| Member {
             id: id.clone(),
@@ -168,13 +193,14 @@ impl Node {
         }
 
         let config = &shared.config;
-        let machine = Members::new(
+        let mut machine = Members::new(
             member(addr),
             cluster,
             config.timings,
             config.backups,
             rand::random(),
         );
+        machine.plant(planted);
         let view = machine.view().clone();
         let (root, _) = Actor::spawn(
             None,
@@ -608,12 +634,11 @@ fn key_of<G: GenServer>(name: &str) -> Result<Key, CallError> {
     Ok(Key::new(Kind::of(G::NAME), name))
 }
 
-/// A guess at an incarnation that is greater than any before: the microseconds of the wall clock. Should the
-/// clock have gone back, the others tell the known value, and the node takes the next.
-fn incarnation(before: Option<u64>) -> u64 {
+/// The microseconds of the wall clock, a guess at an incarnation that is greater than any before. Should the clock have
+/// gone back, the others tell the known value, and the node takes the next.
+fn clock() -> u64 {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    let now = u64::try_from(since.as_micros()).unwrap_or(u64::MAX / 2);
-    now.max(before.map_or(0, |before| before.saturating_add(1)))
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX / 2)
 }

@@ -275,7 +275,9 @@ impl ShardActor {
     fn machine(&self, me: NodeId, view: View) -> Shard {
         let config = &self.shared.config;
         let waiting_max = (config.waiting_max / crate::protocol::SHARDS).max(1);
-        Shard::new(me, view, config.backups, waiting_max, self.index as u64)
+        let mut machine = Shard::new(me, view, config.backups, waiting_max, self.index as u64);
+        machine.plant(self.shared.planted);
+        machine
     }
 
     /// Handles what is in the inbox, and sends what came of it; false if there was nothing.

@@ -14,6 +14,7 @@ use crate::guardian::Guardian;
 use crate::info::ViewInfo;
 use crate::net::{Event, Net};
 use crate::protocol::SHARDS;
+use crate::protocol::defect::Planted;
 use crate::protocol::members::{Msg, Status};
 use crate::protocol::types::{ClusterId, Epoch, Kind, Millis, NodeId, NodeName};
 use crate::protocol::view::View;
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) name: NodeName,
     pub(crate) config: Config,
     pub(crate) types: HashMap<Kind, Arc<dyn ServerType>>,
+    pub(crate) planted: Planted,
     pub(crate) shards: Vec<Arc<shard::Inbox>>,
     pub(crate) members: Arc<Inbox<members::Item>>,
     pub(crate) info: watch::Sender<ViewInfo>,
@@ -54,6 +56,7 @@ impl Shared {
         cluster: ClusterId,
         config: Config,
         types: HashMap<Kind, Arc<dyn ServerType>>,
+        planted: Planted,
     ) -> Self {
         let info = ViewInfo {
             cluster,
@@ -68,6 +71,7 @@ impl Shared {
             name: me.name.clone(),
             config,
             types,
+            planted,
             shards: (0..SHARDS).map(|_| Arc::new(Inbox::new())).collect(),
             members: Arc::new(Inbox::new()),
             info: watch::Sender::new(info),

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::defect::{Defect, Planted};
 use super::types::NodeId;
 use super::view::View;
 
@@ -94,6 +95,7 @@ pub struct Agreement {
     promised: Option<Ballot>,
     accepted: Option<(Ballot, View)>,
     proposal: Option<Proposal>,
+    planted: Planted,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -118,9 +120,10 @@ pub fn is_quorum<'a>(
     members: &[NodeId],
     votes: impl Iterator<Item = &'a NodeId>,
     dead: &[NodeId],
+    planted: Planted,
 ) -> bool {
     let votes: BTreeSet<&NodeId> = votes.filter(|v| members.contains(v)).collect();
-    if !votes.contains(me) {
+    if !votes.contains(me) && !planted.has(Defect::Outsider) {
         return false;
     }
     let twice = 2 * votes.len();
@@ -130,7 +133,8 @@ pub fn is_quorum<'a>(
             .filter(|m| !votes.contains(m))
             .all(|m| dead.contains(m))
     };
-    twice > members.len() || (twice == members.len() && others_dead())
+    let half = twice == members.len() || planted.has(Defect::UnboundedDead) && twice > 0;
+    twice > members.len() || (half && (others_dead() || planted.has(Defect::Half)))
 }
 
 impl Agreement {
@@ -144,7 +148,14 @@ impl Agreement {
             promised: None,
             accepted: None,
             proposal: None,
+            planted: Planted::default(),
         }
+    }
+
+    /// Breaks a rule on purpose; only builds with debug assertions have something to plant.
+    #[doc(hidden)]
+    pub fn plant(&mut self, planted: impl Into<Planted>) {
+        self.planted = planted.into();
     }
 
     /// Whether this node gave any vote: then it pongs nobody and does not count itself until the decision.
@@ -178,7 +189,7 @@ impl Agreement {
 
     /// Starts a proposal under a new ballot, in place of any earlier one of this node.
     pub fn propose(&mut self, wish: View, effects: &mut Vec<Effect>) {
-        if !self.acceptors.contains(&self.me) {
+        if !self.has_part(&self.me) {
             return;
         }
         self.round += 1;
@@ -246,7 +257,7 @@ impl Agreement {
         may_evict: impl Fn(&[NodeId]) -> bool,
         effects: &mut Vec<Effect>,
     ) {
-        if !self.acceptors.contains(from) || !self.acceptors.contains(&self.me) {
+        if !self.has_part(from) || !self.has_part(&self.me) {
             return;
         }
         match msg {
@@ -257,6 +268,11 @@ impl Agreement {
             Msg::Accept { ballot, view } => self.on_accept(from, ballot, view, may_evict, effects),
             Msg::Accepted { ballot } => self.on_accepted(from, &ballot, dead, effects),
         }
+    }
+
+    /// Only members propose, vote and count votes.
+    fn has_part(&self, id: &NodeId) -> bool {
+        self.acceptors.contains(id) || self.planted.has(Defect::Outsider)
     }
 
     /// Counts again, since more members are known dead.
@@ -272,7 +288,14 @@ impl Agreement {
         };
         match phase {
             Phase::Promises(promises) => {
-                if !is_quorum(&self.me, &self.acceptors, promises.keys(), dead) {
+                let quorum = is_quorum(
+                    &self.me,
+                    &self.acceptors,
+                    promises.keys(),
+                    dead,
+                    self.planted,
+                );
+                if !quorum && !self.planted.has(Defect::NoPhase1) {
                     return;
                 }
                 // The value rule: what might be decided already must be proposed again.
@@ -288,7 +311,7 @@ impl Agreement {
                 };
             }
             Phase::Votes { view, votes } => {
-                if is_quorum(&self.me, &self.acceptors, votes.iter(), dead) {
+                if is_quorum(&self.me, &self.acceptors, votes.iter(), dead, self.planted) {
                     effects.push(Effect::Decided(view.clone()));
                     self.proposal = None;
                 }
@@ -436,6 +459,15 @@ impl Agreement {
 mod tests {
     use super::super::types::{ClusterId, Member};
     use super::*;
+
+    fn is_quorum<'a>(
+        me: &NodeId,
+        members: &[NodeId],
+        votes: impl Iterator<Item = &'a NodeId>,
+        dead: &[NodeId],
+    ) -> bool {
+        super::is_quorum(me, members, votes, dead, Planted::default())
+    }
 
     fn id(name: &str) -> NodeId {
         NodeId::new(name, 1)

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 
+use super::defect::{Defect, Planted};
 use super::types::{Millis, NodeId};
 use super::view::View;
 
@@ -24,6 +25,7 @@ pub struct Lease {
     /// Per other member: until when its last pong counts, until when it must not be voted out, and until when it gets
     /// no pongs.
     peers: BTreeMap<NodeId, Peer>,
+    planted: Planted,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -42,7 +44,14 @@ impl Lease {
             promise,
             voted: false,
             peers: BTreeMap::new(),
+            planted: Planted::default(),
         }
+    }
+
+    /// Breaks a rule on purpose; only builds with debug assertions have something to plant.
+    #[doc(hidden)]
+    pub fn plant(&mut self, planted: impl Into<Planted>) {
+        self.planted = planted.into();
     }
 
     /// A view is installed: pongs of the old one count no more, and every member gets a fresh promise. Without
@@ -50,8 +59,13 @@ impl Lease {
     /// be voted out of the next one at once.
     pub fn install(&mut self, now: Millis, view: &View) {
         self.voted = false;
+        let grace = if self.planted.has(Defect::NoGrace) {
+            Millis(0)
+        } else {
+            self.promise
+        };
         let fresh = Peer {
-            granted_until: now + self.promise,
+            granted_until: now + grace,
             ..Peer::default()
         };
         self.peers = view
@@ -63,7 +77,7 @@ impl Lease {
 
     /// This node voted on the next view: it pongs nobody and does not count itself, until the next install.
     pub fn vote(&mut self) {
-        self.voted = true;
+        self.voted = !self.planted.has(Defect::NoWedge);
     }
 
     /// A ping of the installed epoch came from `from`: whether to pong it. If so, the promise is given.
@@ -99,15 +113,21 @@ impl Lease {
     /// Whether this node may vote for a view without `out`. It may vote itself out: having voted, it does not
     /// count itself.
     pub fn may_evict(&self, now: Millis, out: &[NodeId], known_dead: &[NodeId]) -> bool {
-        out.iter()
-            .all(|id| *id == self.me || known_dead.contains(id) || self.granted_until(id) <= now)
+        let short = self.planted.has(Defect::ShortWait);
+        let now = now + Millis(if short { self.promise.0 / 2 } else { 0 });
+        let over = |id: &NodeId| self.granted_until(id) <= now;
+        self.planted.has(Defect::NoWait)
+            || out
+                .iter()
+                .all(|id| *id == self.me || known_dead.contains(id) || over(id))
     }
 
     /// Until when this node may answer, as far as the pongs that it holds tell: the time until which a strict
     /// majority of the view counts, itself included unless it voted. `now` or earlier means not at all.
     pub fn leased_until(&self, now: Millis) -> Millis {
         let members = self.peers.len() + 1;
-        let others_needed = members / 2 + usize::from(self.voted);
+        let without_me = self.voted && !self.planted.has(Defect::WedgeButSelf);
+        let others_needed = members / 2 + usize::from(without_me);
         if others_needed == 0 {
             return now + self.lease; // alone: nobody can vote it out
         }

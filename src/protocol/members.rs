@@ -23,6 +23,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::agreement::{self, Agreement};
+use super::defect::Planted;
 use super::lease::Lease;
 use super::types::{ClusterId, Epoch, Member, Millis, NodeId, NodeName};
 use super::view::View;
@@ -415,6 +416,7 @@ pub struct Members {
     /// keep fewer backups: what they had is lost with the last of them.
     basis: BTreeSet<NodeId>,
     losses: Vec<(Epoch, Vec<NodeId>)>,
+    planted: Planted,
 }
 
 /// What is known of another member's health.
@@ -539,7 +541,16 @@ impl Members {
             vanished: BTreeSet::new(),
             basis: BTreeSet::new(),
             losses: Vec::new(),
+            planted: Planted::default(),
         }
+    }
+
+    /// Breaks a rule on purpose; only builds with debug assertions have something to plant.
+    #[doc(hidden)]
+    pub fn plant(&mut self, planted: impl Into<Planted>) {
+        self.planted = planted.into();
+        self.agreement.plant(self.planted);
+        self.lease.plant(self.planted);
     }
 
     /// Takes one input at the time `now` of this node's clock; what follows from it is appended to `out`.

@@ -51,6 +51,8 @@
 //! - Where only one member is active no copies can be made: its barrier completes, and it answers nobody.
 
 pub mod agreement;
+#[doc(hidden)]
+pub mod defect;
 pub mod lease;
 pub mod members;
 pub mod placement;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::defect::{Defect, Planted};
+
 /// The name of a node, `NAME@HOST`: it stays the same over restarts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeName(Arc<str>);
@@ -50,6 +52,16 @@ pub struct NodeId {
 }
 
 impl NodeId {
+    /// The incarnation of a new life: a guess from the clock, and greater than that of the life before in any case.
+    #[doc(hidden)]
+    pub fn next_incarnation(clock: u64, before: Option<u64>, planted: Planted) -> u64 {
+        match before {
+            Some(before) if planted.has(Defect::Amnesia) => before,
+            Some(before) => clock.max(before.saturating_add(1)),
+            None => clock,
+        }
+    }
+
     /// The identity of one life of `name`.
     pub fn new(name: impl Into<Arc<str>>, incarnation: u64) -> Self {
         Self {

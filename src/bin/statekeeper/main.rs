@@ -128,10 +128,13 @@ async fn run(args: &Args, log: &Log) -> Result<()> {
 /// Starts the node, and whatever it shall be connected to.
 async fn start(args: &Args, log: &Log) -> Result<(Node, Option<Children>)> {
     let name = args.name.clone().unwrap_or_else(|| cluster::name(1));
-    let node = Node::builder(args.config(&name))
-        .register(Player)
-        .start()
-        .await?;
+    let builder = Node::builder(args.config(&name)).register(Player);
+    #[cfg(debug_assertions)]
+    let builder = match std::env::var("STATEKEEPER_DEFECT") {
+        Ok(defect) => builder.plant(defect.parse().context("STATEKEEPER_DEFECT")?),
+        Err(_) => builder,
+    };
+    let node = builder.start().await?;
     let children = match args.cluster {
         Some(count) => Some(Children::start(count, &node, args, log).await?),
         None => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Effect, Health, LINKS_MAX, Lost, Members, Msg, send};
+use crate::protocol::defect::Defect;
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
 
 impl Members {
@@ -55,6 +56,9 @@ impl Members {
         self.links.remove(peer);
         self.inviters.remove(peer);
         self.queue.retain(|c| c.member.id != *peer);
+        if self.planted.has(Defect::WrongDead) {
+            self.mark_dead(peer.clone(), out);
+        }
         let now = self.now;
         if let Some(health) = self.health.get_mut(peer) {
             health.refused |= refused;

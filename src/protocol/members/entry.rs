@@ -10,6 +10,7 @@ use super::{
     QUEUE_MAX, Refusal, Terms,
 };
 use super::{INCARNATION_MAX, VIEW_MAX, send};
+use crate::protocol::defect::Defect;
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
 
 impl Members {
@@ -257,7 +258,8 @@ impl Members {
             .filter(|l| l.over)
             .map(|l| l.member.id.incarnation);
         let known = in_view.max(over)?;
-        (joiner.id.incarnation <= known).then_some(Refusal::Evicted { known })
+        let over = joiner.id.incarnation <= known && !self.planted.has(Defect::Readmit);
+        over.then_some(Refusal::Evicted { known })
     }
 
     /// Whom to ask, if this node is alone and linked to somebody worth asking.

@@ -6,6 +6,7 @@ use super::{
     DEAD_MAX, Deferred, Effect, Failure, INCARNATION_MAX, Members, Msg, Rejoining, VIEW_MAX, send,
 };
 use crate::protocol::agreement::{self, Agreement, is_quorum};
+use crate::protocol::defect::Defect;
 use crate::protocol::lease::Lease;
 use crate::protocol::types::{ClusterId, Epoch, Member, Millis, NodeId};
 use crate::protocol::view::View;
@@ -264,10 +265,13 @@ impl Members {
     pub(super) fn begin_anew(&mut self, known: u64, out: &mut Vec<Effect>) {
         self.fail_commands(&Failure::Overtaken, out);
         let mut me = self.me.clone();
-        me.id.incarnation = me.id.incarnation.max(known) + 1;
+        if !self.planted.has(Defect::Readmit) {
+            me.id.incarnation = me.id.incarnation.max(known) + 1;
+        }
         let cluster = ClusterId(self.next_dice());
         let fresh = Self::new(me.clone(), cluster, self.timings, self.backups, self.dice);
         let old = std::mem::replace(self, fresh);
+        self.plant(old.planted);
         self.now = old.now;
         self.next_beat = old.next_beat;
         self.beats = old.beats;
@@ -472,7 +476,7 @@ impl Members {
 
     fn is_quorum(&self, votes: &[NodeId]) -> bool {
         let ids: Vec<NodeId> = self.view.ids().cloned().collect();
-        is_quorum(&self.me.id, &ids, votes.iter(), &self.dead)
+        is_quorum(&self.me.id, &ids, votes.iter(), &self.dead, self.planted)
     }
 
     /// Fresh machines for the view just installed.
@@ -480,6 +484,7 @@ impl Members {
         let me = self.me.id.clone();
         self.agreement = Agreement::new(me.clone(), &self.view);
         self.lease = Lease::new(me, self.timings.lease, self.timings.promise);
+        self.plant(self.planted);
         self.lease.install(self.now, &self.view);
         self.installed = self.now;
         self.deferred = None;

@@ -1,6 +1,7 @@
 //! A new view: ownership that did not survive is dropped, copies go where the view wants them, and when every
 //! member says that its copies are in place, the barrier is complete.
 
+use super::super::defect::Defect;
 use super::super::placement::Placement;
 use super::super::types::NodeId;
 use super::super::view::View;
@@ -34,6 +35,9 @@ impl Shard {
             // Numbers of the old line mean nothing in the new one.
             self.parked.clear();
         }
+        if self.planted.has(Defect::CarryWithoutComplete) && view.cluster == self.view.cluster {
+            self.lineage = vec![self.placement.clone()];
+        }
         self.view = view;
         self.placement = Placement::of(&self.view);
         if !self.lineage.is_empty() && self.lineage.last() != Some(&self.placement) {
@@ -52,6 +56,8 @@ impl Shard {
                     if self.placement.is_active(&self.me) {
                         let keepers = self.placement.keepers(&key, &self.me, self.backups);
                         let acked = std::mem::take(&mut own.keepers);
+                        let same = keepers.iter().eq(acked.iter().map(|(id, _)| id));
+                        let by_diff = self.planted.has(Defect::PushByDiff);
                         own.keepers = keepers
                             .into_iter()
                             .map(|id| {
@@ -59,7 +65,8 @@ impl Shard {
                                     .iter()
                                     .find(|(a, _)| *a == id)
                                     .and_then(|(_, ver)| *ver);
-                                (id, ver)
+                                let unseen = same.then_some(own.ver);
+                                (id, if by_diff { unseen } else { ver })
                             })
                             .collect();
                         own.sync_ver = own.ver;
@@ -87,10 +94,16 @@ impl Shard {
                         .owner
                         .as_ref()
                         .is_some_and(|owner| self.placement.is_active(owner));
-                    if !live || !rec.confirmed && !self.has_authority(&key) {
+                    let only_dead = self.planted.has(Defect::OnlyDeadOwnersPushed);
+                    if !live || !(rec.confirmed || only_dead || self.was_home_throughout(&key)) {
                         rec.owner = None;
                     }
                     let settled = self.is_settled(&rec);
+                    if self.planted.has(Defect::DropAtInstall)
+                        && !self.placement.top(&key, self.backups).contains(&self.me)
+                    {
+                        continue;
+                    }
                     self.slots.insert(key.clone(), Slot::Rec(rec));
                     if !settled {
                         self.unsettled.insert(key.clone(), Vec::new());
@@ -140,7 +153,8 @@ impl Shard {
 
     /// Tells everybody when all copies that this node answers for are in place.
     pub(super) fn try_done(&mut self, out: &mut Vec<Effect>) {
-        if self.done_sent || !self.unsettled.is_empty() {
+        let settled = self.unsettled.is_empty() || self.planted.has(Defect::DoneWithoutAcks);
+        if self.done_sent || !settled {
             return;
         }
         self.done_sent = true;

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
 use super::{Effect, Located, Msg, PARKED_MAX, Rec, Shard, Slot};
 
@@ -10,7 +11,19 @@ impl Shard {
     /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
     /// that it completed, and in that one. This makes failover immediate for keys whose home did not change.
     pub(super) fn has_authority(&self, key: &Key) -> bool {
+        self.was_home_throughout(key) || self.presumes_authority(key)
+    }
+
+    pub(super) fn was_home_throughout(&self, key: &Key) -> bool {
         !self.lineage.is_empty() && self.lineage.iter().all(|p| p.home(key) == Some(&self.me))
+    }
+
+    /// Deliberate defects only.
+    fn presumes_authority(&self, key: &Key) -> bool {
+        let known = || matches!(self.slots.get(key), Some(Slot::Rec(_)));
+        (self.planted.has(Defect::NoBarrier)
+            || self.planted.has(Defect::KnownRecordsAtOnce) && known())
+            && self.placement.home(key) == Some(&self.me)
     }
 
     /// Tries to get the waiting requests of `key` on their way.
@@ -66,8 +79,10 @@ impl Shard {
         match self.slots.get(&key) {
             // Also while unconfirmed: the grant may have arrived.
             Some(Slot::Rec(Rec {
-                owner: Some(owner), ..
-            })) if *owner != from && self.placement.is_active(owner) => {
+                owner: Some(owner),
+                confirmed,
+                ..
+            })) if *owner != from && self.placement.is_active(owner) && self.binds(*confirmed) => {
                 let msg = Msg::OwnerIs {
                     key,
                     owner: owner.clone(),
@@ -120,7 +135,8 @@ impl Shard {
         out: &mut Vec<Effect>,
     ) {
         let me = self.me.clone();
-        if self.own(&key).is_none() && self.can_serve(&me) && gen_ == self.view.epoch {
+        let timely = gen_ == self.view.epoch || self.planted.has(Defect::LateGrant);
+        if self.own(&key).is_none() && self.can_serve(&me) && timely {
             self.own_it(&key, gen_, ver, data, out);
         }
     }
@@ -130,9 +146,14 @@ impl Shard {
             Some(Slot::Rec(rec)) => rec
                 .owner
                 .clone()
-                .filter(|owner| self.placement.is_active(owner)),
+                .filter(|owner| self.placement.is_active(owner) && self.binds(rec.confirmed)),
             Some(Slot::Own(_)) | None => None,
         }
+    }
+
+    /// Whether the home keeps to an owner that it named: also before that owner confirmed it.
+    fn binds(&self, confirmed: bool) -> bool {
+        confirmed || !self.planted.has(Defect::RegrantUnconfirmed)
     }
 
     fn state_to_grant(&self, key: &Key) -> (u64, Bytes) {

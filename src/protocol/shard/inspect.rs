@@ -34,7 +34,7 @@ impl Shard {
     #[doc(hidden)]
     pub fn forget_history(&mut self, key: &Key) {
         // Authority is lost by any view in which another node is the home, and only a barrier gives it back.
-        let authority = self.has_authority(key);
+        let authority = self.was_home_throughout(key);
         self.lineage.clear();
         if authority {
             self.lineage.push(self.placement.clone());

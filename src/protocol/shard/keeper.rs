@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
 use super::{Effect, Msg, Rec, Shard, Slot};
 
@@ -122,7 +123,7 @@ impl Shard {
 
     /// Whether the owner of this record is there and cares for the copies itself.
     pub(super) fn is_settled(&self, rec: &Rec) -> bool {
-        rec.confirmed
+        (rec.confirmed || self.planted.has(Defect::OnlyDeadOwnersPushed))
             && rec
                 .owner
                 .as_ref()
@@ -130,7 +131,12 @@ impl Shard {
     }
 
     fn hold_targets(&self, key: &Key) -> Vec<NodeId> {
-        let mut top = self.placement.top(key, self.backups);
+        let backups = if self.planted.has(Defect::NoOrphanCopy) {
+            0
+        } else {
+            self.backups
+        };
+        let mut top = self.placement.top(key, backups);
         top.retain(|id| *id != self.me);
         top
     }

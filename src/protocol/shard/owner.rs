@@ -6,10 +6,11 @@
 
 use bytes::Bytes;
 
+use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::{
     Actor, Answer, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Origin, Own, Pending, Ran,
-    Shard, Slot,
+    Request, Shard, Slot,
 };
 
 impl Own {
@@ -31,6 +32,17 @@ impl Own {
     }
 }
 
+impl Pending {
+    /// What the actor gets: with the id, by which it recognises a retry.
+    fn for_actor(&self, planted: Planted) -> Request {
+        let mut request = self.request.clone();
+        if planted.has(Defect::NoDedup) {
+            request.id = None;
+        }
+        request
+    }
+}
+
 impl Shard {
     /// Takes a request in, wherever it came from.
     pub(super) fn accept(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
@@ -41,7 +53,8 @@ impl Shard {
         if forwarded.as_ref().is_some_and(|f| self.in_hand.contains(f)) {
             return;
         }
-        if pending.request.again && self.take_over(&key, &pending) {
+        let takes_over = pending.request.again && !self.planted.has(Defect::DedupReplyAtOnce);
+        if takes_over && self.take_over(&key, &pending) {
             return;
         }
         let of_key = self.own(&key).map_or(0, |own| own.running.len());
@@ -93,8 +106,9 @@ impl Shard {
 
     /// Hands a request to the actor of an owned key.
     fn run(&mut self, key: &Key, pending: Pending, out: &mut Vec<Effect>) {
+        let planted = self.planted;
         let Some(own) = self.own_mut(key) else { return };
-        let (gen_, request) = (own.gen_, pending.request.clone());
+        let (gen_, request) = (own.gen_, pending.for_actor(planted));
         own.running.push_back(pending);
         match own.actor {
             Actor::Up => {}
@@ -125,11 +139,13 @@ impl Shard {
         out: &mut Vec<Effect>,
     ) {
         let keepers = self.placement.keepers(key, &self.me, self.backups);
+        let granted = self.placement.home(key) != Some(&self.me);
+        let acked = (granted && self.planted.has(Defect::GrantIsAck)).then_some(ver);
         let own = Own {
             gen_,
             ver,
             data: data.clone(),
-            keepers: keepers.into_iter().map(|id| (id, None)).collect(),
+            keepers: keepers.into_iter().map(|id| (id, acked)).collect(),
             sync_ver: 0,
             running: Default::default(),
             waiting: Default::default(),
@@ -178,6 +194,7 @@ impl Shard {
         ran: Ran,
         out: &mut Vec<Effect>,
     ) {
+        let planted = self.planted;
         let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
             return;
         };
@@ -195,6 +212,11 @@ impl Shard {
             }
             Ran::Done { reply, data } => {
                 let changed = data.is_some();
+                let retried = pending.request.again && !changed;
+                if retried && planted.has(Defect::DedupReplyAtOnce) {
+                    self.release(&pending.origin);
+                    return self.finish(pending.origin, Answer::Reply(reply), out);
+                }
                 if let Some(data) = data {
                     own.ver += 1;
                     own.data = data;
@@ -206,7 +228,8 @@ impl Shard {
                 });
                 if changed {
                     self.send_puts(key, out);
-                } else {
+                }
+                if !changed || planted.has(Defect::ReplyBeforeAck) {
                     self.settle(leased, key, out);
                 }
             }
@@ -274,8 +297,13 @@ impl Shard {
             }
             return;
         }
+        let before_ack = self.planted.has(Defect::ReplyBeforeAck);
         while let Some(own) = self.own_mut(key) {
-            let acked = own.acked();
+            let acked = if before_ack {
+                Some(own.ver)
+            } else {
+                own.acked()
+            };
             let Some(handled) = own
                 .waiting
                 .pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver))
@@ -304,6 +332,7 @@ impl Shard {
 
     /// Starts the actor from the state that its keepers have or are being sent.
     pub(super) fn restart(&mut self, key: &Key, gen_: Epoch, out: &mut Vec<Effect>) {
+        let planted = self.planted;
         let Some(own) = self
             .own_mut(key)
             .filter(|own| own.gen_ == gen_ && own.actor != Actor::Up)
@@ -320,7 +349,7 @@ impl Shard {
             out.push(Effect::Run {
                 key: key.clone(),
                 gen_,
-                request: pending.request.clone(),
+                request: pending.for_actor(planted),
             });
         }
     }
