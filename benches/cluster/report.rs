@@ -1,0 +1,172 @@
+//! The tables: medians of the rounds, and ratios of things that were measured in the same run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::system::Figures;
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Path {
+    /// A local actor, no backup.
+    Floor,
+    /// Players of this node, one backup each on another node.
+    Local,
+    /// The same with two.
+    LocalTwo,
+    /// One ractor_cluster call per reward.
+    Naive,
+    /// One gen_server:call per reward.
+    Erlang,
+    /// One batch in flight per peer.
+    ErlangBatched,
+    /// Players of all nodes, asked on this one: two thirds are forwarded.
+    Spread,
+    /// Reads of players of this node.
+    Reads,
+}
+
+impl Path {
+    /// What the process with the clients calls it.
+    pub(crate) fn order(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Local | Self::LocalTwo => "local",
+            Self::Spread => "spread",
+            Self::Reads => "reads",
+            Self::Naive | Self::Erlang | Self::ErlangBatched => "-",
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Floor => "floor: a local actor, no backup",
+            Self::Local => "statekeeper, one keeper",
+            Self::LocalTwo => "statekeeper, two keepers",
+            Self::Naive => "one ractor_cluster call per reward",
+            Self::Erlang => "Erlang, one call per reward",
+            Self::ErlangBatched => "Erlang, batched by hand",
+            Self::Spread => "statekeeper, any of three nodes asked",
+            Self::Reads => "statekeeper, reads under the lease",
+        })
+    }
+}
+
+/// A row of a table.
+#[derive(Debug, Serialize)]
+struct Row {
+    path: String,
+    in_flight: usize,
+    rewards_per_s: f64,
+    p50_us: f64,
+    p99_us: f64,
+    p999_us: f64,
+    cpu_us: f64,
+    wire_bytes: f64,
+    ratio_floor: Option<f64>,
+    ratio_naive: Option<f64>,
+    ratio_erlang: Option<f64>,
+    ratio_erlang_batched: Option<f64>,
+}
+
+/// All figures of a run.
+#[derive(Default)]
+pub(crate) struct Report {
+    figures: BTreeMap<(Path, usize), Vec<Figures>>,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, path: Path, in_flight: usize, figures: Figures) {
+        self.figures
+            .entry((path, in_flight))
+            .or_default()
+            .push(figures);
+    }
+
+    pub(crate) fn print(&self, json: bool) {
+        let rows = |spread: bool| {
+            let paths = self
+                .figures
+                .keys()
+                .filter(move |(path, _)| spread == matches!(path, Path::Spread | Path::Reads));
+            paths.map(|(path, in_flight)| self.row(*path, *in_flight))
+        };
+        if json {
+            for row in rows(false).chain(rows(true)) {
+                // Numbers and names only.
+                println!("{}", serde_json::to_string(&row).unwrap_or_default());
+            }
+            return;
+        }
+        for (title, spread) in [("Rewards", false), ("Other ways to ask", true)] {
+            println!(
+                "\n{title:<38}{:>9}{:>11}{:>8}{:>8}{:>8}{:>8}{:>7}{:>8}{:>8}{:>8}{:>9}",
+                "in flight",
+                "per s",
+                "p50 us",
+                "p99",
+                "p99.9",
+                "cpu us",
+                "wire",
+                "x floor",
+                "x naive",
+                "x erl",
+                "x batched"
+            );
+            for row in rows(spread) {
+                let ratio =
+                    |ratio: Option<f64>| ratio.map_or("-".to_owned(), |r| format!("{r:.2}"));
+                println!(
+                    "{:<38}{:>9}{:>11.0}{:>8.0}{:>8.0}{:>8.0}{:>8.2}{:>7.0}{:>8}{:>8}{:>8}{:>9}",
+                    row.path,
+                    row.in_flight,
+                    row.rewards_per_s,
+                    row.p50_us,
+                    row.p99_us,
+                    row.p999_us,
+                    row.cpu_us,
+                    row.wire_bytes,
+                    ratio(row.ratio_floor),
+                    ratio(row.ratio_naive),
+                    ratio(row.ratio_erlang),
+                    ratio(row.ratio_erlang_batched),
+                );
+            }
+        }
+    }
+
+    fn row(&self, path: Path, in_flight: usize) -> Row {
+        let of = |value: fn(&Figures) -> f64| self.median(path, in_flight, value).unwrap_or(0.0);
+        let per_s = of(rate);
+        let ratio = |to: Path| Some(per_s / self.median(to, in_flight, rate)?);
+        Row {
+            path: path.to_string(),
+            in_flight,
+            rewards_per_s: per_s,
+            p50_us: of(|f| f.sample.p50 as f64),
+            p99_us: of(|f| f.sample.p99 as f64),
+            p999_us: of(|f| f.sample.p999 as f64),
+            cpu_us: of(|f| f.cpu_us as f64 / f.sample.count as f64),
+            wire_bytes: of(|f| f.wire_bytes as f64 / f.sample.count as f64),
+            ratio_floor: ratio(Path::Floor),
+            ratio_naive: ratio(Path::Naive),
+            ratio_erlang: ratio(Path::Erlang),
+            ratio_erlang_batched: ratio(Path::ErlangBatched),
+        }
+    }
+
+    fn median(&self, path: Path, in_flight: usize, value: fn(&Figures) -> f64) -> Option<f64> {
+        let figures = self.figures.get(&(path, in_flight))?;
+        let mut values: Vec<f64> = figures.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+}
+
+fn rate(figures: &Figures) -> f64 {
+    figures.sample.count as f64 * 1e6 / figures.sample.elapsed_us as f64
+}
