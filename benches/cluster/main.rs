@@ -13,11 +13,13 @@
 //! `cpu` is the time of all processes of the path together, `wire` the bytes on loopback in both directions with the
 //! headers of TCP and IP, both per reward.
 //!
-//! `cargo bench --bench cluster [-- --json] [--seconds N] [--repeat N] [--in-flight N,N]`
+//! `cargo bench --bench cluster [-- --json] [--seconds N] [--repeat N] [--in-flight N,N]
+//! [--plot FILE.svg]`
 
 mod load;
 mod naive;
 mod node;
+mod plot;
 mod report;
 mod system;
 
@@ -68,6 +70,7 @@ struct Options {
     wait: Duration,
     repeat: u64,
     in_flight: Vec<usize>,
+    plot: Option<String>,
 }
 
 impl Options {
@@ -77,6 +80,7 @@ impl Options {
             wait: Duration::from_secs(3),
             repeat: 3,
             in_flight: IN_FLIGHT.to_vec(),
+            plot: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -86,12 +90,13 @@ impl Options {
                 "--json" => options.json = true,
                 "--seconds" => options.wait = Duration::from_secs(value()?.parse()?),
                 "--repeat" => options.repeat = value()?.parse()?,
+                "--plot" => options.plot = Some(value()?),
                 "--in-flight" => {
                     let numbers = value()?;
                     let numbers = numbers.split(',').map(str::parse);
                     options.in_flight = numbers.collect::<Result<_, _>>()?;
                 }
-                other => return Err(format!("unknown argument {other}; the options are --json, --seconds N, --repeat N and --in-flight N,N").into()),
+                other => return Err(format!("unknown argument {other}; the options are --json, --seconds N, --repeat N, --in-flight N,N and --plot FILE").into()),
             }
         }
         Ok(options)
@@ -132,5 +137,8 @@ fn drive(options: &Options) -> Res<()> {
     }
     eprintln!("every total is right");
     report.print(options.json);
+    if let Some(file) = &options.plot {
+        plot::rates(file, &report.lines())?;
+    }
     Ok(())
 }

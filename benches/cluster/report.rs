@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::plot::Line;
 use crate::system::Figures;
 
 /// What is measured.
@@ -137,6 +138,22 @@ impl Report {
                 );
             }
         }
+    }
+
+    /// The rates of each path, for the plot.
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        let mut lines: BTreeMap<Path, Vec<(f64, f64)>> = BTreeMap::new();
+        for (path, in_flight) in self.figures.keys() {
+            let per_s = self.median(*path, *in_flight, rate).unwrap_or(0.0);
+            lines
+                .entry(*path)
+                .or_default()
+                .push((*in_flight as f64, per_s));
+        }
+        let named = lines
+            .into_iter()
+            .map(|(path, points)| (path.to_string(), points));
+        named.collect()
     }
 
     fn row(&self, path: Path, in_flight: usize) -> Row {
