@@ -124,7 +124,7 @@ impl Node {
         NodeBuilder {
             config,
             types: Vec::new(),
-            planted: Planted::default(),
+            planted: Planted::NONE,
         }
     }
 

@@ -511,7 +511,7 @@ impl Shard {
             tick: 0,
             quiescing: false,
             quiet_said: false,
-            planted: Planted::default(),
+            planted: Planted::NONE,
         }
     }
 
