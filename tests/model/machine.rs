@@ -237,7 +237,7 @@ impl Cfg {
                 let (op, val) = decode_reply(&reply);
                 self.acknowledge(w, n, op, val);
             }
-            Effect::Broken(_) => w.flags |= flags::BROKEN,
+            Effect::Broken(_) | Effect::Refused { .. } => w.flags |= flags::BROKEN,
             Effect::Answer { .. }
             | Effect::Found { .. }
             | Effect::ShowView(_)
