@@ -33,7 +33,14 @@ pub struct Config {
     pub call_timeout: Duration,
     /// The most requests that wait on this node; further ones are refused as overloaded.
     pub waiting_max: usize,
+    /// The most bytes of requests, replies and messages that wait on this node, in all its queues together; a request
+    /// counts some 0.5 KiB more than its call. Whatever would go beyond is refused as overloaded, whoever asked.
+    /// At least [`WAITING_BYTES_MIN`]. What is on its way from or to another node comes on top: up to 32 MiB each.
+    pub waiting_bytes_max: usize,
 }
+
+/// The least [`Config::waiting_bytes_max`]: in each part of the key space, one largest call and its reply must fit in.
+pub const WAITING_BYTES_MIN: usize = 64 * 1024 * 1024;
 
 /// The most backups of one actor.
 const BACKUPS_MAX: usize = 7;
@@ -50,13 +57,14 @@ impl Config {
             timings: Timings::default(),
             call_timeout: Duration::from_secs(10),
             waiting_max: 100_000,
+            waiting_bytes_max: 256 * 1024 * 1024,
         }
     }
 
     /// Whether the parts fit together.
     ///
     /// # Errors
-    /// [`StartError::Timings`] and [`StartError::Backups`].
+    /// [`StartError::Timings`], [`StartError::Backups`] and [`StartError::Waiting`].
     pub(crate) fn check(&self) -> Result<(), StartError> {
         let t = &self.timings;
         if t.heartbeat.0 == 0 {
@@ -80,6 +88,9 @@ impl Config {
         }
         if !(1..=BACKUPS_MAX).contains(&self.backups) {
             return Err(StartError::Backups(BACKUPS_MAX));
+        }
+        if self.waiting_bytes_max < WAITING_BYTES_MIN {
+            return Err(StartError::Waiting(WAITING_BYTES_MIN));
         }
         Ok(())
     }

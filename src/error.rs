@@ -49,6 +49,9 @@ pub enum StartError {
     /// Too few or too many backups.
     #[error("an actor has 1 to {0} backups; give another number with --backups")]
     Backups(usize),
+    /// Too few bytes may wait for the largest call to be carried.
+    #[error("at least {0} bytes must be able to wait; give more with --waiting-bytes")]
+    Waiting(usize),
     /// Two server types have the same name, or names with the same hash.
     #[error("server type {0} is registered twice, or its name collides with another's; rename it")]
     Registered(&'static str),

@@ -30,7 +30,7 @@ use crate::protocol::SHARDS;
 use crate::protocol::defect::Planted;
 use crate::protocol::members::{Failure, Members, Status};
 use crate::protocol::ring::Snapshot;
-use crate::protocol::shard::{Answer, Request};
+use crate::protocol::shard::{Answer, REQUEST_BYTES, Request};
 use crate::protocol::types::{ClusterId, Key, Kind, Member, NodeId, NodeName, RequestId};
 use crate::wire::{self, CallFailure};
 
@@ -124,7 +124,7 @@ impl Node {
         NodeBuilder {
             config,
             types: Vec::new(),
-            planted: Planted::default(),
+            planted: Planted::NONE,
         }
     }
 
@@ -300,6 +300,11 @@ impl Node {
         self.shared.net().map(Net::counters).unwrap_or_default()
     }
 
+    /// How many bytes of requests, replies and messages wait on this node; see [`Config::waiting_bytes_max`].
+    pub fn waiting_bytes(&self) -> usize {
+        self.shared.loads.iter().map(|load| load.bytes()).sum()
+    }
+
     /// Waits until `condition` holds for this node's view of the cluster.
     pub async fn wait_for(&self, mut condition: impl FnMut(&ViewInfo) -> bool) -> ViewInfo {
         let mut info = self.shared.info.subscribe();
@@ -319,7 +324,7 @@ impl Node {
         key: &str,
         call: G::Call,
     ) -> Result<G::Reply, CallError> {
-        self.request::<G>(None, key, &call).await
+        self.request::<G>(None, key, call).await
     }
 
     /// Like [`call`](Self::call), but a retry with the same id, on any node, is not carried out twice: it gets
@@ -334,24 +339,27 @@ impl Node {
         key: &str,
         call: G::Call,
     ) -> Result<G::Reply, CallError> {
-        self.request::<G>(Some(id), key, &call).await
+        self.request::<G>(Some(id), key, call).await
     }
 
     async fn request<G: GenServer>(
         &self,
         id: Option<RequestId>,
         key: &str,
-        call: &G::Call,
+        call: G::Call,
     ) -> Result<G::Reply, CallError> {
         let key = key_of::<G>(key)?;
-        let payload = wire::encode(call).map_err(CallError::Codec)?;
+        let payload = wire::encode(&call).map_err(CallError::Codec)?;
+        // Only its encoding waits for the reply.
+        drop(call);
         let request = Request {
             id,
             payload,
             again: false,
         };
+        let bytes = request.weight();
         let answer = self
-            .ask(&key, |token, key, port| shard::Item::Request {
+            .ask(&key, bytes, |token, key, port| shard::Item::Request {
                 token,
                 key,
                 request,
@@ -364,10 +372,11 @@ impl Node {
         }
     }
 
-    /// Asks the part of the key space that `key` belongs to.
+    /// Asks the part of the key space that `key` belongs to, if there is room for these bytes.
     async fn ask<T>(
         &self,
         key: &Key,
+        bytes: usize,
         item: impl FnOnce(u64, Key, oneshot::Sender<T>) -> shard::Item,
     ) -> Result<T, CallError> {
         if self.is_leaving() {
@@ -381,7 +390,11 @@ impl Node {
         }
         let (port, answer) = oneshot::channel();
         let token = self.shared.token();
-        let part = self.part(key);
+        let index = part_of(key);
+        if !self.shared.loads[index].admit(bytes) {
+            return Err(CallError::Overloaded);
+        }
+        let part = &self.shared.shards[index];
         part.push(item(token, key.clone(), port));
         let wait = self.shared.config.call_timeout;
         match timeout(wait, answer).await {
@@ -395,11 +408,6 @@ impl Node {
                 Err(CallError::Unknown { timeout_ms })
             }
         }
-    }
-
-    fn part(&self, key: &Key) -> &shard::Inbox {
-        // The high bits: the low ones order the keys within a part.
-        &self.shared.shards[(key.hash() >> 32) as usize % SHARDS]
     }
 
     fn refusal(&self, answer: Answer) -> CallError {
@@ -467,10 +475,8 @@ impl Node {
     pub async fn whereis<G: GenServer>(&self, key: &str) -> Result<Option<Whereis>, CallError> {
         let key = key_of::<G>(key)?;
         let found = self
-            .ask(&key, |token, key, port| shard::Item::Locate {
-                token,
-                key,
-                port,
+            .ask(&key, REQUEST_BYTES, |token, key, port| {
+                shard::Item::Locate { token, key, port }
             })
             .await?
             .map_err(|answer| self.refusal(answer))?;
@@ -489,7 +495,7 @@ impl Node {
     pub async fn kill<G: GenServer>(&self, key: &str) -> Result<bool, CallError> {
         let key = key_of::<G>(key)?;
         let (port, answer) = oneshot::channel();
-        self.part(&key).push(shard::Item::Kill {
+        self.shared.shards[part_of(&key)].push(shard::Item::Kill {
             key: key.clone(),
             port,
         });
@@ -627,6 +633,12 @@ fn advertised(name: &NodeName, addr: SocketAddr) -> String {
         Some((_, host)) if addr.ip().is_unspecified() => format!("{host}:{}", addr.port()),
         Some(_) | None => addr.to_string(),
     }
+}
+
+/// Which part of the key space a key belongs to.
+fn part_of(key: &Key) -> usize {
+    // The high bits: the low ones order the keys within a part.
+    (key.hash() >> 32) as usize % SHARDS
 }
 
 fn key_of<G: GenServer>(name: &str) -> Result<Key, CallError> {

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::config::WAITING_BYTES_MIN;
 use crate::error::Crash;
+use crate::protocol::SHARDS;
 use crate::protocol::members;
 use crate::protocol::shard::Msg;
 use crate::protocol::types::{ClusterId, Epoch};
@@ -26,6 +28,9 @@ const CONTROL_BYTES_MAX: usize = 1024 * 1024;
 
 /// The largest state, call or reply: well below what the transport takes in one piece.
 pub(crate) const VALUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+// One largest call and its reply fit into what may wait in one part, beside the share of parked messages.
+const _: () = assert!(WAITING_BYTES_MIN >= SHARDS * 4 * VALUE_BYTES_MAX);
 
 /// Why bytes are not what they should be. Nothing of them was used beyond the messages before the defect.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -178,7 +183,8 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, String> {
             bytes.len()
         ));
     }
-    Ok(bytes.into())
+    // What waits is counted by its length: no room beside it.
+    Ok(bytes.into_boxed_slice().into())
 }
 
 /// Decodes a value of a server type.

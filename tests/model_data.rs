@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use model::checks::heals;
 use model::net::Set;
-use model::world::{Action, Cfg, Mutation, World};
+use model::world::{Action, Cfg, World};
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 /// Members 0, 1 and 2; two clients with one operation each; one crash and one eviction.
@@ -40,8 +40,13 @@ struct Explored {
     unreached: Vec<&'static str>,
 }
 
-/// Visits every state of a configuration, or stops at the first violation.
+/// Visits every state of a configuration, or stops at the first violation of any invariant.
 fn explore(cfg: &Cfg) -> Explored {
+    explore_until(cfg, |_| true)
+}
+
+/// Visits every state of a configuration, or stops at the first violation of an invariant that counts.
+fn explore_until(cfg: &Cfg, counts: impl Fn(&str) -> bool) -> Explored {
     let start = Instant::now();
     let of = |expectation: Expectation| -> BTreeSet<&'static str> {
         cfg.properties()
@@ -50,7 +55,8 @@ fn explore(cfg: &Cfg) -> Explored {
             .map(|p| p.name)
             .collect()
     };
-    let (invariants, goals) = (of(Expectation::Always), of(Expectation::Sometimes));
+    let (mut invariants, goals) = (of(Expectation::Always), of(Expectation::Sometimes));
+    invariants.retain(|invariant| counts(invariant));
     let checker = cfg
         .clone()
         .checker()
@@ -94,21 +100,6 @@ fn holds(cfg: &Cfg, states: usize) {
         "these never happen, so the model is empty"
     );
     assert_eq!(explored.states, states, "the number of states changed");
-}
-
-/// Some check finds the deliberate defect.
-fn is_caught(mutation: Mutation, cfg: Cfg) {
-    let found = explore(&Cfg {
-        mutation,
-        live_every: 0,
-        ..cfg
-    })
-    .violated;
-    let (check, path) = found.unwrap_or_else(|| panic!("no check finds the defect {mutation:?}"));
-    println!(
-        "{mutation:?} violates, after {} steps: {check}",
-        path.into_actions().len()
-    );
 }
 
 #[test]
@@ -431,79 +422,130 @@ fn everything_that_fits() {
     }
 }
 
-#[test]
-fn the_checks_catch_a_missing_barrier() {
-    is_caught(Mutation::NoBarrier, THREE);
-}
+/// Each deliberate defect of the data protocol violates a check, in a small configuration.
+#[cfg(debug_assertions)]
+mod defects {
+    use model::checks::*;
+    use statekeeper::protocol::defect::Defect;
 
-#[test]
-fn the_checks_catch_a_done_without_acknowledgements() {
-    is_caught(Mutation::DoneWithoutAcks, THREE);
-}
+    use super::*;
 
-#[test]
-fn the_checks_catch_writes_of_other_epochs() {
-    is_caught(
-        Mutation::NoEpochCheckOnPut,
+    /// One client's operation, one crash and one eviction.
+    const ONE: Cfg = Cfg {
+        clients: 1,
+        live_every: 0,
+        ..THREE
+    };
+
+    /// And once more, by any node.
+    const RETRIED: Cfg = Cfg { retries: 1, ..ONE };
+
+    /// A fourth node joins or replaces, and becomes the home.
+    fn new_home() -> Cfg {
         Cfg {
             clients: 1,
-            ..joined_by(0)
-        },
-    );
-}
-
-#[test]
-fn the_checks_catch_an_answer_before_the_acknowledgement() {
-    is_caught(Mutation::ReplyBeforeAck, THREE);
-}
-
-#[test]
-fn the_checks_catch_an_actor_that_ignores_request_ids() {
-    is_caught(Mutation::NoDedup, THREE);
-}
-
-#[test]
-fn the_checks_catch_a_retry_that_is_answered_at_once() {
-    is_caught(
-        Mutation::DedupReplyAtOnce,
-        Cfg {
-            clients: 1,
-            retries: 1,
-            ..THREE
-        },
-    );
-}
-
-#[test]
-fn the_checks_catch_an_evicted_identity_that_comes_back() {
-    is_caught(Mutation::Readmit, Cfg { joins: 1, ..THREE });
-}
-
-#[test]
-fn the_checks_catch_a_second_grant_while_the_first_is_not_confirmed() {
-    is_caught(Mutation::RegrantUnconfirmed, THREE);
-}
-
-#[test]
-fn the_checks_catch_a_grant_of_an_older_epoch() {
-    is_caught(
-        Mutation::LateGrant,
-        Cfg {
             crashes: 0,
+            live_every: 0,
             ..joined_by(0)
-        },
-    );
-}
+        }
+    }
 
-#[test]
-#[ignore = "half a minute: cargo test --release --test model_data -- --ignored"]
-fn the_checks_catch_a_grant_that_counts_as_an_acknowledgement() {
-    is_caught(
-        Mutation::GrantIsAck,
-        Cfg {
+    fn violates(check: &str, defect: Defect, cfg: Cfg) {
+        let planted = defect.into();
+        let found = explore_until(&Cfg { planted, ..cfg }, |invariant| invariant == check);
+        let (_, path) = found
+            .violated
+            .unwrap_or_else(|| panic!("{defect:?} does not violate {check}"));
+        println!(
+            "{defect:?} after {} steps: {check}",
+            path.into_actions().len()
+        );
+    }
+
+    #[test]
+    fn authority_without_a_barrier_loses_what_was_acknowledged() {
+        violates(I2_AUTHORITY, Defect::NoBarrier, ONE);
+    }
+
+    #[test]
+    fn a_record_granted_before_the_barrier_loses_what_was_acknowledged() {
+        violates(I2_AUTHORITY, Defect::KnownRecordsAtOnce, new_home());
+    }
+
+    #[test]
+    fn a_write_of_an_earlier_epoch_loses_what_was_acknowledged() {
+        let new_keeper = Cfg {
+            crashes: 1,
+            joiners: set(&[1]),
+            init: set(&[0, 2, 3]),
+            ..new_home()
+        };
+        violates(I2_DURABLE, Defect::NoEpochCheckOnPut, new_keeper);
+    }
+
+    #[test]
+    fn a_grant_of_an_earlier_epoch_breaks_the_order_of_generations() {
+        violates(UNBROKEN, Defect::LateGrant, ONE);
+    }
+
+    #[test]
+    fn an_unconfirmed_record_that_is_not_passed_on_is_lost() {
+        violates(I2_DURABLE, Defect::OnlyDeadOwnersPushed, RETRIED);
+    }
+
+    #[test]
+    fn a_record_dropped_at_the_install_is_lost() {
+        violates(I2_DURABLE, Defect::DropAtInstall, new_home());
+    }
+
+    #[test]
+    fn done_before_the_copies_are_there_loses_what_was_acknowledged() {
+        violates(I2_AUTHORITY, Defect::DoneWithoutAcks, ONE);
+    }
+
+    #[test]
+    fn a_record_without_a_second_copy_is_lost() {
+        violates(I2_DURABLE, Defect::NoOrphanCopy, ONE);
+    }
+
+    #[test]
+    fn a_write_whose_acknowledgement_is_presumed_is_lost() {
+        violates(I2_DURABLE, Defect::PushByDiff, RETRIED);
+    }
+
+    #[test]
+    fn authority_carried_over_an_incomplete_barrier_loses_what_was_acknowledged() {
+        violates(I2_AUTHORITY, Defect::CarryWithoutComplete, new_home());
+    }
+
+    #[test]
+    fn an_answer_before_the_copy_is_there_is_lost() {
+        violates(I2_AUTHORITY, Defect::ReplyBeforeAck, ONE);
+    }
+
+    #[test]
+    fn an_actor_that_does_not_hear_the_ids_applies_a_retry_twice() {
+        violates(I3, Defect::NoDedup, RETRIED);
+    }
+
+    #[test]
+    fn a_retry_answered_before_the_copy_is_there_is_lost() {
+        violates(I2_AUTHORITY, Defect::DedupReplyAtOnce, RETRIED);
+    }
+
+    #[test]
+    fn a_second_grant_before_the_first_is_confirmed_makes_two_owners() {
+        violates(I1_OWN, Defect::RegrantUnconfirmed, RETRIED);
+    }
+
+    #[test]
+    fn a_grant_taken_for_an_acknowledgement_makes_two_owners() {
+        let read = Cfg {
+            clients: 2,
             reads: true,
             lease: true,
-            ..joined_by(0)
-        },
-    );
+            ..new_home()
+        };
+        violates(I1_OWN, Defect::GrantIsAck, read);
+    }
 }

@@ -4,14 +4,14 @@
 //! epoch, decided by votes of a majority of the view before), but every vote obeys the real guard. States that differ
 //! only in what the clock shows are one: deadlines are compared as seen from now.
 //!
-//! Deliberate defects, all in the adapter: votes that do not wait, pongs after a vote, a voter that still counts
-//! itself, and a wait that is one tick too short. `NoGrace` (no fresh promise at an install) would need a switch in the
-//! product; the unit test `an_install_gives_every_member_a_fresh_promise` holds that line.
+//! A node may crash; afterwards, and never before, it may become known dead (its guardian's obituary, a newer
+//! incarnation at its address, the operator's word): then no vote waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::LazyLock;
 
+use statekeeper::protocol::defect::Planted;
 use statekeeper::protocol::lease::Lease;
 use statekeeper::protocol::types::{ClusterId, Member, Millis, NodeId};
 use statekeeper::protocol::view::View;
@@ -22,15 +22,6 @@ type Place = usize;
 
 const TICK: Millis = Millis(1_000);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Defect {
-    None,
-    NoWait,
-    NoWedge,
-    WedgeButSelf,
-    ShortWait,
-}
-
 struct Config {
     members: &'static [Place],
     joiners: &'static [Place],
@@ -38,7 +29,10 @@ struct Config {
     lease: u64,
     promise: u64,
     epoch_max: usize,
-    defect: Defect,
+    crashes: u8,
+    /// A death may be declared that is none.
+    liar: bool,
+    planted: Planted,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +51,8 @@ struct State {
     views: Vec<View>,
     candidate: Option<View>,
     votes: BTreeSet<Place>,
+    crashed: BTreeSet<Place>,
+    dead: Vec<NodeId>,
 }
 
 /// What of a node matters: its epoch, its vote, and each deadline as seen from now.
@@ -69,7 +65,8 @@ impl State {
         BTreeMap<Place, Essence>,
         &[View],
         &Option<View>,
-        &BTreeSet<Place>,
+        [&BTreeSet<Place>; 2],
+        &[NodeId],
     ) {
         let of = |node: &Node| {
             let left = |until: Millis| until - self.now;
@@ -86,7 +83,8 @@ impl State {
             self.nodes.iter().map(|(p, n)| (*p, of(n))).collect(),
             &self.views,
             &self.candidate,
-            &self.votes,
+            [&self.votes, &self.crashed],
+            &self.dead,
         )
     }
 }
@@ -114,6 +112,9 @@ enum Action {
     Propose(View),
     Vote(Place),
     Install(Place, usize),
+    Crash(Place),
+    /// Somebody vouches for a death.
+    Declare(Place),
 }
 
 static MEMBERS: LazyLock<Vec<Member>> = LazyLock::new(|| {
@@ -136,6 +137,7 @@ impl Config {
     fn install(&self, state: &State, at: Place, epoch: usize) -> Node {
         let ticks = |n: u64| Millis(n * TICK.0);
         let mut lease = Lease::new(member(at).id, ticks(self.lease), ticks(self.promise));
+        lease.plant(self.planted);
         lease.install(state.now, &state.views[epoch]);
         Node {
             epoch,
@@ -157,18 +159,7 @@ impl Config {
             .filter(|id| !candidate.contains(id))
             .cloned()
             .collect();
-        match self.defect {
-            Defect::NoWait => true,
-            Defect::ShortWait => node.lease.may_evict(state.now + TICK, &out, &[]),
-            Defect::None | Defect::NoWedge | Defect::WedgeButSelf => {
-                node.lease.may_evict(state.now, &out, &[])
-            }
-        }
-    }
-
-    fn may_pong(&self, from: &Node, to: &Node) -> bool {
-        // A node that voted still asks its lease, which says no; the defects must not get that far.
-        from.epoch == to.epoch && !(self.defect == Defect::WedgeButSelf && from.voted)
+        node.lease.may_evict(state.now, &out, &state.dead)
     }
 }
 
@@ -189,6 +180,8 @@ impl Model for Config {
             views,
             candidate: None,
             votes: BTreeSet::new(),
+            crashed: BTreeSet::new(),
+            dead: Vec::new(),
         };
         // They installed their first view long ago.
         let long_ago = State {
@@ -208,21 +201,38 @@ impl Model for Config {
         let last = state.views.len() - 1;
         for epoch in 0..=last {
             for at in state.views[epoch].ids().map(place) {
-                if state.nodes.get(&at).is_none_or(|node| node.epoch < epoch) {
+                let crashed = state.crashed.contains(&at);
+                if !crashed && state.nodes.get(&at).is_none_or(|node| node.epoch < epoch) {
                     actions.push(Action::Install(at, epoch));
                 }
             }
         }
         for (at, node) in &state.nodes {
             for (to, other) in &state.nodes {
-                if at != to && self.may_pong(node, other) {
+                if at != to && node.epoch == other.epoch {
                     actions.push(Action::Pong { from: *at, to: *to });
                 }
             }
             if self.may_vote(state, node, *at) {
                 actions.push(Action::Vote(*at));
             }
+            if state.crashed.len() < usize::from(self.crashes) {
+                actions.push(Action::Crash(*at));
+            }
         }
+        let living = state
+            .nodes
+            .keys()
+            .filter(|_| self.liar && state.dead.is_empty());
+        let undeclared = |at: &&Place| !state.dead.contains(&member(**at).id);
+        actions.extend(
+            state
+                .crashed
+                .iter()
+                .chain(living)
+                .filter(undeclared)
+                .map(|at| Action::Declare(*at)),
+        );
         if state.candidate.is_none() && state.views.len() < self.epoch_max {
             let view = &state.views[last];
             let joins: Vec<Member> = self
@@ -266,10 +276,7 @@ impl Model for Config {
             Action::Vote(at) => {
                 let node = state.nodes.get_mut(&at)?;
                 node.voted = true;
-                match self.defect {
-                    Defect::NoWedge | Defect::WedgeButSelf => {}
-                    Defect::None | Defect::NoWait | Defect::ShortWait => node.lease.vote(),
-                }
+                node.lease.vote();
                 state.votes.insert(at);
                 if 2 * state.votes.len() > state.views[node.epoch].members.len() {
                     state.views.extend(state.candidate.take());
@@ -279,6 +286,14 @@ impl Model for Config {
             Action::Install(at, epoch) => {
                 let node = self.install(&state, at, epoch);
                 state.nodes.insert(at, node);
+            }
+            Action::Crash(at) => {
+                state.nodes.remove(&at);
+                state.crashed.insert(at);
+            }
+            Action::Declare(at) => {
+                state.dead.push(member(at).id);
+                state.dead.sort();
             }
         }
         (state != *last).then_some(state)
@@ -331,7 +346,9 @@ const PAIR: Config = Config {
     lease: 2,
     promise: 2,
     epoch_max: 3,
-    defect: Defect::None,
+    crashes: 0,
+    liar: false,
+    planted: Planted::NONE,
 };
 const THREE: Config = Config {
     members: &[0, 1, 2],
@@ -365,27 +382,82 @@ fn a_promise_may_outlast_the_lease() {
 }
 
 #[test]
-fn each_defect_lets_an_evicted_node_serve() {
-    for defect in [
-        Defect::NoWait,
-        Defect::NoWedge,
-        Defect::WedgeButSelf,
-        Defect::ShortWait,
-    ] {
-        let config = Config {
-            lease: 2,
-            promise: 2,
-            defect,
+fn a_serving_node_is_in_every_decided_view_when_the_dead_are_not_waited_for() {
+    assert_eq!(
+        check(Config {
+            crashes: 1,
+            joiners: &[],
             ..THREE
-        };
-        let checker = config
-            .checker()
-            .finish_when(HasDiscoveries::AnyFailures)
-            .spawn_bfs()
-            .join();
-        let caught = checker
-            .discovery("L1: a serving node is in every decided view")
-            .is_some();
-        assert!(caught, "{defect:?}");
+        }),
+        8_362
+    );
+    assert_eq!(check(Config { crashes: 1, ..PAIR }), 147_125);
+}
+
+#[test]
+fn declaring_a_living_node_dead_lets_an_evicted_node_serve() {
+    assert_caught(Config {
+        liar: true,
+        ..THREE
+    });
+}
+
+fn assert_caught(config: Config) {
+    let checker = config
+        .checker()
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
+    checker.assert_any_discovery("L1: a serving node is in every decided view");
+}
+
+#[cfg(debug_assertions)]
+mod defects {
+    use statekeeper::protocol::defect::Defect;
+
+    use super::*;
+
+    const LONGER: Config = Config {
+        lease: 2,
+        promise: 2,
+        ..THREE
+    };
+
+    fn lets_an_evicted_node_serve(defect: Defect, config: Config) {
+        assert_caught(Config {
+            planted: defect.into(),
+            ..config
+        });
+    }
+
+    #[test]
+    fn a_vote_that_does_not_wait_lets_an_evicted_node_serve() {
+        lets_an_evicted_node_serve(Defect::NoWait, THREE);
+    }
+
+    #[test]
+    fn an_install_without_promises_lets_an_evicted_node_serve() {
+        lets_an_evicted_node_serve(
+            Defect::NoGrace,
+            Config {
+                epoch_max: 3,
+                ..THREE
+            },
+        );
+    }
+
+    #[test]
+    fn a_voter_that_goes_on_as_before_lets_an_evicted_node_serve() {
+        lets_an_evicted_node_serve(Defect::NoWedge, LONGER);
+    }
+
+    #[test]
+    fn a_voter_that_counts_itself_lets_an_evicted_node_serve() {
+        lets_an_evicted_node_serve(Defect::WedgeButSelf, LONGER);
+    }
+
+    #[test]
+    fn a_vote_that_waits_too_short_lets_an_evicted_node_serve() {
+        lets_an_evicted_node_serve(Defect::ShortWait, LONGER);
     }
 }

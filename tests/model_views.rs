@@ -4,32 +4,20 @@
 //! may arrive at any time, any number of times, or never. Nodes crash; a crash may become known. What these runs
 //! leave out (the lease, which only delays votes) is in `model_lease.rs`.
 //!
-//! Deliberate defects of the model this one descends from, as far as they are the adapter's: `Amnesia` (a restarted
-//! process keeps its identity), `WrongDead` (a living node is declared dead), `Half` (emulated: whoever does not answer
-//! counts as known dead) and `NoPhase1` (emulated: a proposer answers its own phase 1 in everybody's name). The other
-//! two would need a switch in the product: `UnboundedDead` and `Outsider` are covered by the unit tests
-//! `less_than_half_never_decides_however_many_are_dead` and
-//! `only_members_count_and_the_counter_is_one_of_the_votes`.
+//! A crashed process may come back: with the next incarnation it is nobody's acceptor. An outsider that knows the view
+//! may try to propose, and is not let.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use statekeeper::protocol::agreement::{Agreement, Effect, Msg};
+use statekeeper::protocol::defect::{Defect, Planted};
 use statekeeper::protocol::types::{ClusterId, Epoch, Member, NodeId};
 use statekeeper::protocol::view::View;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// A node, by its place in the alphabet.
 type Place = usize;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Defect {
-    None,
-    Amnesia,
-    NoPhase1,
-    Half,
-    WrongDead,
-}
 
 struct Config {
     members: &'static [Place],
@@ -42,7 +30,9 @@ struct Config {
     crashes: u8,
     epoch_max: u64,
     evicted_max: usize,
-    defect: Defect,
+    /// A death may be declared that is none.
+    liar: bool,
+    planted: Planted,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -76,6 +66,8 @@ struct State {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Action {
     Propose(Place, View),
+    /// A proposal by a node that is not a member.
+    Intrude(Place, View),
     Deliver(Letter),
     Install(Place, Epoch),
     Crash(Place),
@@ -100,13 +92,11 @@ fn place(id: &NodeId) -> Place {
 }
 
 impl Config {
-    fn known_dead(&self, state: &State, at: Place) -> Vec<NodeId> {
-        match self.defect {
-            Defect::Half => state.nodes[&at].view.ids().cloned().collect(),
-            Defect::None | Defect::Amnesia | Defect::NoPhase1 | Defect::WrongDead => {
-                state.dead.clone()
-            }
-        }
+    fn node(&self, id: &NodeId, view: &View) -> Node {
+        let mut agreement = Agreement::new(id.clone(), view);
+        agreement.plant(self.planted);
+        let view = view.clone();
+        Node { view, agreement }
     }
 
     /// Carries the machine's effects out; what it tells itself arrives at once.
@@ -152,30 +142,18 @@ impl Config {
     }
 
     fn receive(&self, state: &mut State, from: Place, at: Place, msg: Msg) {
-        let dead = self.known_dead(state, at);
+        let dead = &state.dead;
         let Some(node) = state.nodes.get_mut(&at) else {
             return;
         };
         let mut effects = Vec::new();
-        if let (Defect::NoPhase1, Msg::Promise { ballot, .. }) = (self.defect, &msg) {
-            for id in node.view.ids() {
-                let made_up = Msg::Promise {
-                    ballot: ballot.clone(),
-                    accepted: None,
-                };
-                node.agreement
-                    .receive(id, made_up, &dead, |_| true, &mut effects);
-            }
-        } else {
-            node.agreement
-                .receive(&member(from).id, msg, &dead, |_| true, &mut effects);
-        }
+        node.agreement
+            .receive(&member(from).id, msg, dead, |_| true, &mut effects);
         self.perform(state, at, effects);
     }
 
     /// Whom a member may wish for: somebody evicted, somebody admitted, or both.
-    fn wishes(&self, state: &State, at: Place, wishes: &mut Vec<View>) {
-        let view = &state.nodes[&at].view;
+    fn wishes(&self, state: &State, at: Place, view: &View, wishes: &mut Vec<View>) {
         let others: Vec<NodeId> = view
             .ids()
             .filter(|id| place(id) != at && self.crashing.contains(&place(id)))
@@ -214,7 +192,7 @@ impl Config {
         let (nodes, crashed) = (&state.nodes, &state.crashed);
         state.net.retain(|letter| {
             let Some(node) = nodes.get(&letter.to) else {
-                return !crashed.contains_key(&letter.to) || self.defect == Defect::Amnesia;
+                return !crashed.contains_key(&letter.to) || self.planted.has(Defect::Amnesia);
             };
             if node.view.epoch != letter.epoch {
                 return node.view.epoch < letter.epoch;
@@ -242,15 +220,7 @@ impl Model for Config {
             members,
             ..View::alone(ClusterId(1), member(0))
         };
-        let node = |p: &Place| {
-            (
-                *p,
-                Node {
-                    view: view.clone(),
-                    agreement: Agreement::new(member(*p).id, &view),
-                },
-            )
-        };
+        let node = |p: &Place| (*p, self.node(&member(*p).id, &view));
         vec![State {
             nodes: self.members.iter().map(node).collect(),
             crashed: BTreeMap::new(),
@@ -272,7 +242,7 @@ impl Model for Config {
             if state.crashes > 0 && self.crashing.contains(at) {
                 actions.push(Action::Crash(*at));
             }
-            if self.defect == Defect::WrongDead && !state.dead.contains(&member(*at).id) {
+            if self.liar && !state.dead.contains(&member(*at).id) {
                 actions.push(Action::Declare(*at));
             }
             if state.proposals > 0
@@ -280,14 +250,20 @@ impl Model for Config {
                 && node.view.epoch < Epoch(self.epoch_max)
             {
                 let mut wishes = Vec::new();
-                self.wishes(state, *at, &mut wishes);
+                self.wishes(state, *at, &node.view, &mut wishes);
                 actions.extend(wishes.into_iter().map(|wish| Action::Propose(*at, wish)));
             }
         }
+        for at in self.joiners.iter().filter(|j| !state.nodes.contains_key(j)) {
+            if state.proposals > 0 && !state.crashed.contains_key(at) {
+                let mut wishes = Vec::new();
+                self.wishes(state, *at, &state.decided[&Epoch(1)], &mut wishes);
+                actions.extend(wishes.into_iter().map(|wish| Action::Intrude(*at, wish)));
+            }
+        }
         for at in state.crashed.keys() {
-            if self.defect == Defect::Amnesia {
-                actions.push(Action::Restart(*at));
-            } else if !state.dead.contains(&member(*at).id) {
+            actions.push(Action::Restart(*at));
+            if !state.dead.contains(&member(*at).id) {
                 actions.push(Action::Declare(*at));
             }
         }
@@ -330,6 +306,17 @@ impl Model for Config {
                     .propose(wish, &mut effects);
                 self.perform(&mut state, at, effects);
             }
+            Action::Intrude(at, wish) => {
+                state.proposals -= 1;
+                let mut node = self.node(&member(at).id, &state.decided[&Epoch(1)]);
+                let mut effects = Vec::new();
+                node.agreement.propose(wish, &mut effects);
+                if effects.is_empty() {
+                    return None;
+                }
+                state.nodes.insert(at, node);
+                self.perform(&mut state, at, effects);
+            }
             Action::Deliver(Letter {
                 epoch: _,
                 from,
@@ -338,8 +325,7 @@ impl Model for Config {
             }) => self.receive(&mut state, from, to, msg),
             Action::Install(at, epoch) => {
                 let view = state.decided[&epoch].clone();
-                let agreement = Agreement::new(member(at).id, &view);
-                state.nodes.insert(at, Node { view, agreement });
+                state.nodes.insert(at, self.node(&member(at).id, &view));
             }
             Action::Crash(at) => {
                 state.crashes -= 1;
@@ -351,7 +337,7 @@ impl Model for Config {
                 state.dead.sort();
                 let places: Vec<Place> = state.nodes.keys().copied().collect();
                 for at in places {
-                    let dead = self.known_dead(&state, at);
+                    let dead = state.dead.clone();
                     let mut effects = Vec::new();
                     state
                         .nodes
@@ -362,9 +348,15 @@ impl Model for Config {
                 }
             }
             Action::Restart(at) => {
-                let view = state.crashed.remove(&at)?;
-                let agreement = Agreement::new(member(at).id, &view);
-                state.nodes.insert(at, Node { view, agreement });
+                let view = state.crashed[&at].clone();
+                let NodeId { name, incarnation } = member(at).id;
+                let incarnation = NodeId::next_incarnation(0, Some(incarnation), self.planted);
+                let id = NodeId { name, incarnation };
+                if !view.contains(&id) {
+                    return None; // one of the joiners
+                }
+                state.crashed.remove(&at);
+                state.nodes.insert(at, self.node(&id, &view));
             }
         }
         self.tidy(&mut state);
@@ -416,7 +408,8 @@ const PAIR: Config = Config {
     crashes: 2,
     epoch_max: 2,
     evicted_max: 1,
-    defect: Defect::None,
+    liar: false,
+    planted: Planted::NONE,
 };
 
 const THREE: Config = Config {
@@ -477,35 +470,54 @@ fn views_follow_each_other_without_a_fork() {
 }
 
 #[test]
-fn a_forgetful_restart_under_the_same_identity_forks() {
-    assert_caught(Config {
-        defect: Defect::Amnesia,
-        crashes: 1,
-        ..THREE
-    });
-}
-
-#[test]
-fn proposing_without_phase_1_forks() {
-    assert_caught(Config {
-        defect: Defect::NoPhase1,
-        crashes: 0,
-        ..THREE
-    });
-}
-
-#[test]
-fn half_of_the_members_without_known_deaths_fork() {
-    assert_caught(Config {
-        defect: Defect::Half,
-        ..PAIR
-    });
-}
-
-#[test]
 fn declaring_a_living_node_dead_forks() {
-    assert_caught(Config {
-        defect: Defect::WrongDead,
-        ..PAIR
-    });
+    assert_caught(Config { liar: true, ..PAIR });
+}
+
+#[cfg(debug_assertions)]
+mod defects {
+    use super::*;
+
+    #[test]
+    fn a_forgetful_restart_under_the_same_identity_forks() {
+        assert_caught(Config {
+            planted: Defect::Amnesia.into(),
+            crashes: 1,
+            ..THREE
+        });
+    }
+
+    #[test]
+    fn proposing_without_promises_forks() {
+        assert_caught(Config {
+            planted: Defect::NoPhase1.into(),
+            crashes: 0,
+            ..THREE
+        });
+    }
+
+    #[test]
+    fn half_of_the_members_without_known_deaths_fork() {
+        assert_caught(Config {
+            planted: Defect::Half.into(),
+            ..PAIR
+        });
+    }
+
+    #[test]
+    fn less_than_half_fork_however_many_are_known_dead() {
+        assert_caught(Config {
+            planted: Defect::UnboundedDead.into(),
+            evicted_max: 2,
+            ..THREE
+        });
+    }
+
+    #[test]
+    fn an_outsider_that_counts_votes_forks() {
+        assert_caught(Config {
+            planted: Defect::Outsider.into(),
+            ..PAIR
+        });
+    }
 }

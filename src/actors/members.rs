@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use crate::info::ViewInfo;
-use crate::net::DialError;
+use crate::net::{Arrival, DialError};
 use crate::protocol::SHARDS;
 use crate::protocol::members::{Effect, Failure, Input, Members, Status};
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
@@ -39,7 +39,7 @@ pub(crate) enum Item {
     /// A peer knows a later life of this node's name.
     Stale { known: u64 },
     /// A message of a peer, encoded.
-    Control { from: NodeId, bytes: Vec<u8> },
+    Control { from: NodeId, bytes: Arrival },
     /// The barrier of one part went on.
     Progress {
         part: usize,

@@ -2,6 +2,7 @@
 //! keeper, its replicator, and the supervisor of its players), and one for each player.
 
 pub(crate) mod inbox;
+pub(crate) mod load;
 pub(crate) mod members;
 pub(crate) mod outbox;
 pub(crate) mod player;

@@ -4,7 +4,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::protocol::shard::Msg;
+use crate::protocol::shard::{Msg, REQUEST_BYTES};
 use crate::protocol::types::Key;
 
 /// After how many ticks a frame is taken for lost.
@@ -38,6 +38,14 @@ impl Ask {
     }
 }
 
+/// What an answer costs while it waits. The state in a grant is the record's own.
+fn weight(answer: &Msg) -> usize {
+    match answer {
+        Msg::Grant { .. } => REQUEST_BYTES,
+        other => other.weight(),
+    }
+}
+
 /// The queue towards one peer.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -48,6 +56,8 @@ pub(super) struct Outbox {
     /// For how many ticks it has been.
     waited: u32,
     answers: VecDeque<Msg>,
+    /// What the answers hold that nobody else does.
+    answers_bytes: usize,
     requests: VecDeque<Msg>,
     /// What is in `requests`: it is not queued again while it waits.
     asked: HashSet<Ask>,
@@ -57,15 +67,22 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Adds a message.
-    pub(super) fn push(&mut self, msg: Msg) {
+    /// Adds a message. Answers beyond `bytes_max`, which the peer does not take, are dropped: it asks again for what
+    /// still matters.
+    pub(super) fn push(&mut self, msg: Msg, bytes_max: usize) {
         match msg {
             Msg::PutAck { .. }
             | Msg::HoldAck { .. }
             | Msg::OwnerIs { .. }
             | Msg::Grant { .. }
             | Msg::Reply { .. }
-            | Msg::Located { .. } => self.answers.push_back(msg),
+            | Msg::Located { .. } => {
+                let bytes = weight(&msg);
+                if self.answers.is_empty() || self.answers_bytes + bytes <= bytes_max {
+                    self.answers_bytes += bytes;
+                    self.answers.push_back(msg);
+                }
+            }
             Msg::Claim { .. }
             | Msg::Put { .. }
             | Msg::Hold { .. }
@@ -111,6 +128,7 @@ impl Outbox {
     /// Forgets everything: the view has changed, or the connection is gone. What matters is sent again.
     pub(super) fn clear(&mut self) {
         self.answers.clear();
+        self.answers_bytes = 0;
         self.requests.clear();
         self.asked.clear();
         self.puts.clear();
@@ -125,7 +143,9 @@ impl Outbox {
 
     /// The next answer to send.
     pub(super) fn next_answer(&mut self) -> Option<Msg> {
-        self.answers.pop_front()
+        let answer = self.answers.pop_front()?;
+        self.answers_bytes -= weight(&answer);
+        Some(answer)
     }
 
     /// The next request to send; `put_of` knows the latest state of a key.

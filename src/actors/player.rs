@@ -25,6 +25,7 @@ use crate::protocol::types::{Epoch, Key, NodeName};
 use crate::supervisor::Restart;
 use crate::wire::{self, CallFailure};
 
+use super::load::Load;
 use super::shard::{Inbox, Item};
 
 /// A request for the actor; local to the node, so that actors are not advertised to peers.
@@ -53,6 +54,8 @@ pub(crate) struct Start {
     pub(crate) data: Bytes,
     /// Where outcomes go.
     pub(crate) inbox: Arc<Inbox>,
+    /// How much waits in this part: what the player does counts until the part has seen it.
+    pub(crate) load: Arc<Load>,
     /// This node, for reports.
     pub(crate) node: NodeName,
 }
@@ -121,6 +124,7 @@ impl<G: GenServer> Actor for Player<G> {
         Run(request): Run,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        self.start.load.room().await;
         match contained(self.run(request, state)).await {
             Ok(ran) => {
                 self.tell(ran);
@@ -149,8 +153,10 @@ impl<G: GenServer> Player<G> {
             gen_,
             instance,
             inbox,
+            load,
             ..
         } = &self.start;
+        load.outcome(ran.weight());
         inbox.push(Item::Ran {
             key: key.clone(),
             gen_: *gen_,

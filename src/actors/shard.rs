@@ -19,13 +19,17 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
-use crate::protocol::shard::{Answer, Effect, Input, Located, Progress, Ran, Request, Shard};
+use crate::net::Arrival;
+use crate::protocol::shard::{
+    Answer, Effect, Input, Located, Progress, REQUEST_BYTES, Ran, Request, Shard,
+};
 use crate::protocol::types::{Epoch, Key, Kind, NodeId};
 use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
 use crate::wire::{self, CallFailure, Frame, Header};
 
 use super::inbox::Wake;
+use super::load::Load;
 use super::outbox::Outbox;
 use super::player::{Run, Start, failed};
 use super::shared::Shared;
@@ -38,6 +42,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Most frames of another cluster that wait for a view; further ones are dropped.
 const EARLY_MAX: usize = 16;
+
+/// Most bytes of them.
+const EARLY_BYTES_MAX: usize = 2 * wire::VALUE_BYTES_MAX;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;
@@ -72,7 +79,7 @@ pub(crate) enum Item {
     /// A backoff is over.
     Restart { key: Key, gen_: Epoch },
     /// A frame of a peer.
-    Frame { from: NodeId, bytes: Vec<u8> },
+    Frame { from: NodeId, bytes: Arrival },
     /// The connection to a peer ended: what was in flight is lost.
     LinkDown { peer: NodeId },
     /// A peer was connected.
@@ -272,10 +279,15 @@ impl ShardActor {
         &self.shared.shards[self.index]
     }
 
+    fn load(&self) -> &Arc<Load> {
+        &self.shared.loads[self.index]
+    }
+
     fn machine(&self, me: NodeId, view: View) -> Shard {
         let config = &self.shared.config;
         let waiting_max = (config.waiting_max / crate::protocol::SHARDS).max(1);
-        let mut machine = Shard::new(me, view, config.backups, waiting_max, self.index as u64);
+        let mut machine = Shard::new(me, view, config.backups, waiting_max, self.index as u64)
+            .with_bytes_max(self.load().max());
         machine.plant(self.shared.planted);
         machine
     }
@@ -308,6 +320,7 @@ impl ShardActor {
                 port,
             } => {
                 s.calls.insert(token, port);
+                let bytes = request.weight();
                 self.step(
                     myself,
                     s,
@@ -317,10 +330,12 @@ impl ShardActor {
                         request,
                     },
                 );
+                self.load().taken(bytes);
             }
             Item::Locate { token, key, port } => {
                 s.locates.insert(token, port);
                 self.step(myself, s, Input::Locate { token, key });
+                self.load().taken(REQUEST_BYTES);
             }
             Item::Cancel { key, token } => {
                 s.calls.remove(&token);
@@ -333,9 +348,11 @@ impl ShardActor {
                 instance,
                 ran,
             } => {
+                let bytes = ran.weight();
                 if s.players.get(&key).is_some_and(|p| p.instance == instance) {
                     self.step(myself, s, Input::Ran { key, gen_, ran });
                 }
+                self.load().outcome_taken(bytes);
             }
             Item::Restart { key, gen_ } => self.step(myself, s, Input::Restart { key, gen_ }),
             Item::Frame { from, bytes } => self.frame(myself, s, &from, &bytes),
@@ -409,6 +426,7 @@ impl ShardActor {
                 s.outboxes.clear();
                 s.early.clear();
                 let old = std::mem::replace(&mut s.machine, self.machine(me, view));
+                self.load().set_held(s.machine.held_bytes());
                 for (token, maybe) in old.dissolve() {
                     let answer = if maybe {
                         Answer::Unknown
@@ -429,7 +447,10 @@ impl ShardActor {
         let mut undeliverable = Vec::new();
         for effect in effects.drain(..) {
             match effect {
-                Effect::Send { to, msg } => s.outboxes.entry(to).or_default().push(msg),
+                Effect::Send { to, msg } => {
+                    let outbox = s.outboxes.entry(to).or_default();
+                    outbox.push(msg, self.load().max());
+                }
                 Effect::Put { to, key } => s.outboxes.entry(to).or_default().put(key),
                 Effect::Start { key, gen_, data } => self.start(myself, s, key, gen_, data),
                 Effect::Run { key, gen_, request } => match s.players.get(&key) {
@@ -483,9 +504,11 @@ impl ShardActor {
                 Effect::Broken(invariant) => {
                     error!(node = %self.shared.name, part = self.index, "broken invariant: {invariant}");
                 }
+                Effect::Refused { from, rule } => self.shared.refused(&from, rule),
             }
         }
         s.effects = effects;
+        self.load().set_held(s.machine.held_bytes());
         for (key, gen_) in undeliverable {
             let name = self.shared.name.to_string();
             let ran = failed(&CallFailure::NoSuchType(name));
@@ -512,6 +535,7 @@ impl ShardActor {
             instance,
             data,
             inbox,
+            load: self.load().clone(),
             node,
         };
         let server = self.shared.types.get(&key.kind()).cloned();
@@ -547,7 +571,8 @@ impl ShardActor {
         };
         if header.cluster != s.machine.view().cluster {
             // Read after the next view; its sender gets its credit then, or sends again what matters.
-            if s.early.len() < EARLY_MAX {
+            let held: usize = s.early.iter().map(|(_, bytes)| bytes.len()).sum();
+            if s.early.len() < EARLY_MAX && held + bytes.len() <= EARLY_BYTES_MAX {
                 s.early.push((from.clone(), bytes.to_vec()));
             }
             return;
@@ -587,7 +612,7 @@ impl ShardActor {
         } = s;
         let (cluster, epoch) = (machine.view().cluster, machine.epoch());
         for (peer, outbox) in outboxes.iter_mut() {
-            while outbox.is_ready() {
+            while outbox.is_ready() && self.shared.has_room(peer) {
                 let mut frame = Frame::default();
                 while !frame.is_full()
                     && let Some(msg) = outbox.next_answer()

@@ -21,6 +21,7 @@ use crate::protocol::view::View;
 use crate::wire::{self, DecodeError};
 
 use super::inbox::Inbox;
+use super::load::Load;
 use super::members;
 use super::player::ServerType;
 use super::shard;
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) types: HashMap<Kind, Arc<dyn ServerType>>,
     pub(crate) planted: Planted,
     pub(crate) shards: Vec<Arc<shard::Inbox>>,
+    /// How much waits in each part.
+    pub(crate) loads: Vec<Arc<Load>>,
     pub(crate) members: Arc<Inbox<members::Item>>,
     pub(crate) info: watch::Sender<ViewInfo>,
     /// Set once: the node takes no new requests.
@@ -67,12 +70,16 @@ impl Shared {
             waiting_for: Vec::new(),
             possible_loss: Vec::new(),
         };
+        let bytes_max = config.waiting_bytes_max / SHARDS;
         Self {
             name: me.name.clone(),
             config,
             types,
             planted,
             shards: (0..SHARDS).map(|_| Arc::new(Inbox::new())).collect(),
+            loads: (0..SHARDS)
+                .map(|_| Arc::new(Load::new(bytes_max)))
+                .collect(),
             members: Arc::new(Inbox::new()),
             info: watch::Sender::new(info),
             leaving: AtomicBool::new(false),
@@ -164,6 +171,11 @@ impl Shared {
         self.net().is_some_and(|net| net.send(to, lane, bytes))
     }
 
+    /// Whether a peer takes in what was sent before; what is not connected has no room to wait for.
+    pub(crate) fn has_room(&self, to: &NodeId) -> bool {
+        self.net().is_none_or(|net| net.has_room(to))
+    }
+
     /// Sends a message of the membership.
     pub(crate) fn tell(&self, to: &NodeId, msg: &Msg) {
         self.send(to, CONTROL_LANE, wire::control(msg));
@@ -194,6 +206,14 @@ impl Shared {
         // A flood of them must not flood the log.
         if count.is_power_of_two() {
             warn!(node = %self.name, peer = %from, count, "frame dropped: {error}");
+        }
+    }
+
+    /// A peer sent what none of ours sends; that message was dropped.
+    pub(crate) fn refused(&self, from: &NodeId, rule: &str) {
+        let count = self.net().map_or(1, Net::count_implausible);
+        if count.is_power_of_two() {
+            warn!(node = %self.name, peer = %from, count, "message refused: {rule}");
         }
     }
 

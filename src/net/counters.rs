@@ -49,6 +49,9 @@ counters! {
     oversized,
     /// Frames that are empty or cannot be decoded; each ended its session, or was dropped from the defect on.
     malformed,
+    /// Messages that could be read, but break a rule of the protocol, so that no node of ours sends them; each was
+    /// dropped.
+    implausible,
     /// Frames of no link that exists (any more).
     unknown_link,
     /// Sessions that did not come through our handshake: somebody connected to ractor's own port.

@@ -377,6 +377,11 @@ impl Hub {
         }
     }
 
+    /// Whether a peer takes in what is sent. One that is not linked has nothing to wait for.
+    pub(super) fn has_room(&self, to: &NodeId) -> bool {
+        current(&self.read(), to).is_none_or(|link| link.has_room())
+    }
+
     /// Somebody connected to ractor's own port.
     pub(super) fn stranger(&self, session: &NodeServerSessionInformation) {
         count(&self.tally.strangers);

@@ -10,8 +10,8 @@
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use ractor::ActorRef;
 use ractor_cluster::NodeSessionMessage;
@@ -28,7 +28,11 @@ const EARLY_MAX: usize = 10_000;
 /// The most frames that wait to be written to one peer.
 const BACKLOG_FRAMES_MAX: usize = 200_000;
 /// The most bytes that wait to be written to one peer.
-const BACKLOG_BYTES_MAX: usize = 256 * 1024 * 1024;
+const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// With more than these, senders that can wait do.
+const BACKLOG_BYTES_ROOM: usize = 4 * 1024 * 1024;
+/// With more bytes of frames that arrived and are not handled, no more is read: the peer has to wait.
+pub(super) const ARRIVED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How far a link is, for those who wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,8 +47,53 @@ pub(super) enum Stage {
     Gone,
 }
 
+/// A frame that arrived. It counts against its link until it is dropped, so that a peer that sends faster than this
+/// node handles is not read any more.
+pub(crate) struct Arrival {
+    bytes: Vec<u8>,
+    of_link: Arc<AtomicUsize>,
+}
+
+impl Arrival {
+    fn new(bytes: Vec<u8>, of_link: &Arc<AtomicUsize>) -> Self {
+        of_link.fetch_add(bytes.len(), Relaxed);
+        Self {
+            bytes,
+            of_link: Arc::clone(of_link),
+        }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.of_link.fetch_sub(self.bytes.len(), Relaxed);
+    }
+}
+
+impl std::ops::Deref for Arrival {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl PartialEq for Arrival {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Arrival {}
+
+impl std::fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arrival({} bytes)", self.bytes.len())
+    }
+}
+
 enum Phase {
-    Joining(Vec<(usize, Vec<u8>)>),
+    Joining(Vec<(usize, Arrival)>),
     Up,
     Muted,
     Down,
@@ -79,6 +128,8 @@ pub(super) struct Link {
     session: Mutex<Option<ActorRef<NodeSessionMessage>>>,
     socket: Mutex<Option<TcpStream>>,
     backlog: Mutex<Backlog>,
+    /// Bytes of frames that arrived and are not handled.
+    unhandled: Arc<AtomicUsize>,
     /// Frames for gateways that were read from the stream.
     pub(super) arrived: AtomicU64,
     /// Those of them that the gateways have handled.
@@ -121,6 +172,7 @@ impl Link {
             session: Mutex::new(None),
             socket: Mutex::new(None),
             backlog: Mutex::default(),
+            unhandled: Arc::default(),
             arrived: AtomicU64::new(0),
             handled: AtomicU64::new(0),
             ended: AtomicBool::new(false),
@@ -213,6 +265,7 @@ impl Link {
         bytes: Vec<u8>,
         events: &Events,
     ) -> Result<(), Undelivered> {
+        let bytes = Arrival::new(bytes, &self.unhandled);
         match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
             Phase::Up => {
                 events(Event::Frame {
@@ -226,7 +279,11 @@ impl Link {
             Phase::Joining(_) => {}
         }
         match &mut *self.phase.write().unwrap_or_else(PoisonError::into_inner) {
-            Phase::Joining(early) if early.len() < EARLY_MAX => early.push((lane, bytes)),
+            Phase::Joining(early)
+                if early.len() < EARLY_MAX && self.unhandled.load(Relaxed) <= ARRIVED_BYTES_MAX =>
+            {
+                early.push((lane, bytes));
+            }
             Phase::Joining(_) => return Err(Undelivered::TooEarly),
             Phase::Up => events(Event::Frame {
                 from: self.peer_id().clone(),
@@ -324,6 +381,17 @@ impl Link {
         if let Some(length) = backlog.lengths.pop_front() {
             backlog.bytes -= length;
         }
+    }
+
+    /// Whether so much arrived, and is not handled, that no more should be read.
+    pub(super) fn is_flooded(&self) -> bool {
+        // What comes before the link is up has its own limit, and must be read on: what makes it ready is behind it.
+        self.unhandled.load(Relaxed) > ARRIVED_BYTES_MAX && self.stage() == Stage::Up
+    }
+
+    /// Whether senders need not wait.
+    pub(super) fn has_room(&self) -> bool {
+        lock(&self.backlog).bytes < BACKLOG_BYTES_ROOM
     }
 
     /// How many frames wait to be written.

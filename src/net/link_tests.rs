@@ -1,7 +1,5 @@
 //! What a link delivers, and when.
 
-use std::sync::Arc;
-
 use super::*;
 use crate::protocol::types::Member;
 
@@ -27,7 +25,7 @@ fn frame(n: u8) -> Event {
     Event::Frame {
         from: peer().member.id,
         lane: 0,
-        bytes: vec![n],
+        bytes: Arrival::new(vec![n], &Arc::default()),
     }
 }
 

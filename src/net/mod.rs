@@ -45,6 +45,7 @@ use crate::protocol::types::{Member, NodeId};
 
 pub use self::counters::Counters;
 pub(crate) use self::dial::DialError;
+pub(crate) use self::link::Arrival;
 
 /// How long a stop waits until what was sent is written, and as long again until the peers have closed.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
@@ -90,7 +91,7 @@ impl NetConfig {
 }
 
 /// What happens on the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// An authenticated link to that very life of a node is ready.
     LinkUp(Member),
@@ -108,7 +109,7 @@ pub(crate) enum Event {
         /// On which lane.
         lane: usize,
         /// What it says.
-        bytes: Vec<u8>,
+        bytes: Arrival,
     },
     /// Its guardian says that the process of that life has ended.
     Died(NodeId),
@@ -222,7 +223,8 @@ impl Net {
 
     /// Sends a frame to a linked peer: in order per lane, and lost if the link ends. False if there is no link.
     ///
-    /// A frame longer than [`PAYLOAD_MAX`] is not sent. A peer for which too much waits (200,000 frames or 256 MiB) loses its link.
+    /// A frame longer than [`PAYLOAD_MAX`] is not sent. A peer for which too much waits (200,000 frames or 64 MiB) loses
+    /// its link; see [`has_room`](Self::has_room).
     pub(crate) fn send(&self, to: &NodeId, lane: usize, bytes: Vec<u8>) -> bool {
         if bytes.len() > PAYLOAD_MAX {
             tracing::error!(peer = %to, length = bytes.len(), "the frame is too long to be sent");
@@ -231,10 +233,21 @@ impl Net {
         self.hub.send(to, lane, bytes)
     }
 
+    /// Whether little enough waits to be written to that peer for more to be sent.
+    pub(crate) fn has_room(&self, to: &NodeId) -> bool {
+        self.hub.has_room(to)
+    }
+
     /// A frame arrived whole, but what it carries cannot be decoded; returns how many did so far.
     pub(crate) fn count_malformed(&self) -> u64 {
         counters::count(&self.hub.tally.malformed);
         self.counters().malformed
+    }
+
+    /// A message could be read, but no peer of ours sends it; returns how many there were so far.
+    pub(crate) fn count_implausible(&self) -> u64 {
+        counters::count(&self.hub.tally.implausible);
+        self.counters().implausible
     }
 
     /// What was counted so far.

@@ -125,6 +125,7 @@ impl ClusterBidiStream for LinkStream {
             link: Arc::clone(&self.link),
             tally: self.tally,
             end: None,
+            pause: None,
         };
         (
             Box::new(reader),
@@ -151,6 +152,8 @@ struct Reader {
     link: Arc<Link>,
     tally: Arc<Tally>,
     end: Option<End>,
+    /// Until when it is not looked whether the peer may go on.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// The end of a stream, held back.
@@ -161,6 +164,19 @@ struct End {
 }
 
 impl Reader {
+    /// Waits while this node has not handled what came before: the stream fills up, and the peer has to wait.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.link.is_flooded() {
+            let pause = self
+                .pause
+                .get_or_insert_with(|| Box::pin(sleep(HANDLED_LOOK)));
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        self.pause = None;
+        Poll::Ready(())
+    }
+
     /// The end, once all that came before it is handled, or that took too long.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(end) = &mut self.end else {
@@ -187,6 +203,7 @@ impl AsyncRead for Reader {
         if this.end.is_some() {
             return this.poll_end(cx);
         }
+        ready!(this.poll_room(cx));
         let before = buf.filled().len();
         let result = ready!(Pin::new(&mut this.inner).poll_read(cx, buf));
         let new = &buf.filled()[before..];

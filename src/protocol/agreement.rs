@@ -148,7 +148,7 @@ impl Agreement {
             promised: None,
             accepted: None,
             proposal: None,
-            planted: Planted::default(),
+            planted: Planted::NONE,
         }
     }
 
@@ -466,7 +466,7 @@ mod tests {
         votes: impl Iterator<Item = &'a NodeId>,
         dead: &[NodeId],
     ) -> bool {
-        super::is_quorum(me, members, votes, dead, Planted::default())
+        super::is_quorum(me, members, votes, dead, Planted::NONE)
     }
 
     fn id(name: &str) -> NodeId {

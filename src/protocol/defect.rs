@@ -111,10 +111,18 @@ impl std::error::Error for UnknownDefect {}
 
 /// The defect of a machine: none, but in tests.
 #[doc(hidden)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Planted {
     #[cfg(debug_assertions)]
     defect: Option<Defect>,
+}
+
+impl Planted {
+    /// No defect.
+    pub const NONE: Self = Self {
+        #[cfg(debug_assertions)]
+        defect: None,
+    };
 }
 
 #[cfg(debug_assertions)]

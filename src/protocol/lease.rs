@@ -44,7 +44,7 @@ impl Lease {
             promise,
             voted: false,
             peers: BTreeMap::new(),
-            planted: Planted::default(),
+            planted: Planted::NONE,
         }
     }
 

@@ -541,7 +541,7 @@ impl Members {
             vanished: BTreeSet::new(),
             basis: BTreeSet::new(),
             losses: Vec::new(),
-            planted: Planted::default(),
+            planted: Planted::NONE,
         }
     }
 

@@ -16,6 +16,7 @@
 
 mod barrier;
 mod directory;
+mod held;
 mod inspect;
 mod keeper;
 mod owner;
@@ -33,10 +34,14 @@ use super::types::{Epoch, Key, NodeId, RequestId};
 use super::view::View;
 
 pub use barrier::Progress;
+pub use held::REQUEST_BYTES;
 
 /// Most messages of a later epoch that wait for its view, and most claims that wait for the barrier; further
 /// ones are dropped, and sent again by their senders.
 const PARKED_MAX: usize = 4_096;
+
+/// The share of the bytes held here that messages of a later epoch may have, so that they keep no request out.
+const PARKED_SHARE: usize = 4;
 
 /// No actor is written to that often.
 const VERSION_MAX: u64 = 1 << 60;
@@ -357,8 +362,15 @@ pub enum Effect {
     Progress(Epoch, Progress),
     /// No request is left, after `Quiesce`.
     Quiet,
-    /// An invariant of the protocol does not hold: a defect of ours, or a peer that makes things up.
+    /// An invariant of the protocol does not hold: a defect of ours.
     Broken(&'static str),
+    /// A message was dropped that no member of ours sends: its sender is broken, or makes things up.
+    Refused {
+        /// Who sent it.
+        from: NodeId,
+        /// What rule it breaks.
+        rule: &'static str,
+    },
 }
 
 /// A request on its way.
@@ -447,6 +459,8 @@ pub struct Shard {
     backups: usize,
     /// Most requests that wait here; further ones are refused.
     pending_max: usize,
+    /// Most bytes of requests, replies and messages that wait here.
+    bytes_max: usize,
 
     view: View,
     placement: Placement,
@@ -461,6 +475,8 @@ pub struct Shard {
     slots: BTreeMap<Key, Slot>,
     wanted: BTreeMap<Key, Wanted>,
     forwarded: BTreeMap<u64, Forwarded>,
+    /// Under which token a request of a client of this node was forwarded, by its own token.
+    forwarded_as: BTreeMap<u64, u64>,
     locating: BTreeMap<u64, Key>,
     /// Owned keys that some keeper has not acknowledged, or whose answers only the lease holds back; and some
     /// that no longer are.
@@ -471,6 +487,10 @@ pub struct Shard {
 
     /// How many requests are in `wanted`, `forwarded`, `running` and `waiting`.
     pending: usize,
+    /// Their bytes, and those of `locating`: see `held`.
+    held: usize,
+    /// The bytes of `parked`.
+    parked_bytes: usize,
     /// Those of them that peers forwarded: what a peer sends again is not queued again.
     in_hand: BTreeSet<(NodeId, u64)>,
     next_token: u64,
@@ -490,6 +510,7 @@ impl Shard {
             me,
             backups,
             pending_max,
+            bytes_max: usize::MAX,
             view,
             lineage: vec![placement.clone()],
             placement,
@@ -500,18 +521,21 @@ impl Shard {
             slots: BTreeMap::new(),
             wanted: BTreeMap::new(),
             forwarded: BTreeMap::new(),
+            forwarded_as: BTreeMap::new(),
             locating: BTreeMap::new(),
             lagging: Vec::new(),
             parked: Vec::new(),
             early: BTreeSet::new(),
             pending: 0,
+            held: 0,
+            parked_bytes: 0,
             in_hand: BTreeSet::new(),
             next_token: 0,
             next_id: seed << 48,
             tick: 0,
             quiescing: false,
             quiet_said: false,
-            planted: Planted::default(),
+            planted: Planted::NONE,
         }
     }
 
@@ -690,19 +714,14 @@ impl Shard {
     ) {
         if epoch > self.view.epoch {
             out.push(Effect::WantView(from.clone()));
-            if self.parked.len() < PARKED_MAX {
-                self.parked.push((from, epoch, msg));
-            }
-            return;
+            return self.park(from, epoch, msg);
         }
         if epoch < self.view.epoch && !self.takes_late(&msg) || !self.view.contains(&from) {
             out.push(Effect::ShowView(from));
             return;
         }
-        if !self.is_plausible(&msg) {
-            return out.push(Effect::Broken(
-                "no state is newer than its epoch, or as old as time",
-            ));
+        if let Err(rule) = self.check(&from, epoch, &msg) {
+            return out.push(Effect::Refused { from, rule });
         }
         match msg {
             Msg::Claim { key } => self.claim(from, key, out),
@@ -752,7 +771,7 @@ impl Shard {
                 }
             }
             Msg::Located { token, found } => {
-                if self.locating.remove(&token).is_some() {
+                if self.stop_locating(token) {
                     out.push(Effect::Found { token, found });
                 }
             }
@@ -766,21 +785,51 @@ impl Shard {
             || matches!(msg, Msg::Grant { .. }) && self.planted.has(grant)
     }
 
-    /// Whether the numbers of a message can be: what a peer makes up must not block a key, or overflow.
-    fn is_plausible(&self, msg: &Msg) -> bool {
+    /// Whether a member in this epoch can have sent that: what a peer makes up must not block a key, overflow, or
+    /// have this node own what its home did not grant. Who may say what follows from the view, which both have.
+    fn check(&self, from: &NodeId, epoch: Epoch, msg: &Msg) -> Result<(), &'static str> {
+        // Roles are those of the epoch; a defect lets others pass.
+        let same_epoch = epoch == self.view.epoch;
         match msg {
             Msg::Grant { gen_, ver, .. }
             | Msg::Put { gen_, ver, .. }
             | Msg::PutAck { gen_, ver, .. }
             | Msg::Hold { gen_, ver, .. }
-            | Msg::HoldAck { gen_, ver, .. } => *gen_ <= self.view.epoch && *ver < VERSION_MAX,
-            Msg::Claim { .. }
+            | Msg::HoldAck { gen_, ver, .. }
+                if *gen_ > self.view.epoch || *ver >= VERSION_MAX =>
+            {
+                Err("no state is newer than its epoch, or as old as time")
+            }
+            Msg::Grant { key, .. } | Msg::OwnerIs { key, .. }
+                if same_epoch && self.placement.home(key) != Some(from) =>
+            {
+                Err("only the home of a key grants it, or names its owner")
+            }
+            Msg::Put { key, .. }
+                if same_epoch
+                    && !(self.placement.is_active(from)
+                        && self
+                            .placement
+                            .keepers(key, from, self.backups)
+                            .contains(&self.me)) =>
+            {
+                Err("an owner puts its state to its keepers alone")
+            }
+            Msg::Hold { key, .. } if !self.placement.top(key, self.backups).contains(&self.me) => {
+                Err("a copy without an owner goes to the first of its ranking alone")
+            }
+            Msg::Grant { .. }
+            | Msg::Put { .. }
+            | Msg::PutAck { .. }
+            | Msg::Hold { .. }
+            | Msg::HoldAck { .. }
+            | Msg::Claim { .. }
             | Msg::OwnerIs { .. }
             | Msg::Done { .. }
             | Msg::Forward { .. }
             | Msg::Reply { .. }
             | Msg::Locate { .. }
-            | Msg::Located { .. } => true,
+            | Msg::Located { .. } => Ok(()),
         }
     }
 
@@ -836,14 +885,6 @@ impl Shard {
         }
         if self.done_sent && !self.complete {
             self.send_done(out);
-        }
-    }
-
-    /// A request that was taken in is no longer here.
-    fn release(&mut self, origin: &Origin) {
-        self.pending -= 1;
-        if let Origin::Peer(from, token) = origin {
-            self.in_hand.remove(&(from.clone(), *token));
         }
     }
 

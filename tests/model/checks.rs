@@ -12,15 +12,15 @@ const SETTLE_TICKS: usize = 6;
 /// Rounds of messages without a tick after which the nodes must have fallen silent.
 const ROUNDS_MAX: usize = 100;
 
-const I1: &str = "I1: at most one node per epoch answers writes";
-const I1_OWN: &str = "I1': at most one node owns the key in an epoch";
-const I2_ANSWER: &str = "I2: no answer misses what was acknowledged before";
-const I2_DURABLE: &str = "I2: some member holds all that was acknowledged";
-const I2_AUTHORITY: &str = "I2: the home with authority hands out all that was acknowledged";
-const I3: &str = "I3: no operation is applied twice";
-const I4: &str = "I4: after quiet time every node serves the key";
-const UNBROKEN: &str = "the machine never finds an invariant broken";
-const UNSURPRISED: &str = "a home with authority is never surprised";
+pub const I1: &str = "I1: at most one node per epoch answers writes";
+pub const I1_OWN: &str = "I1': at most one node owns the key in an epoch";
+pub const I2_ANSWER: &str = "I2: no answer misses what was acknowledged before";
+pub const I2_DURABLE: &str = "I2: some member holds all that was acknowledged";
+pub const I2_AUTHORITY: &str = "I2: the home with authority hands out all that was acknowledged";
+pub const I3: &str = "I3: no operation is applied twice";
+pub const I4: &str = "I4: after quiet time every node serves the key";
+pub const UNBROKEN: &str = "the machine never finds an invariant broken";
+pub const UNSURPRISED: &str = "a home with authority is never surprised";
 
 /// Some living member of the latest view holds every acknowledged operation.
 fn is_durable(cfg: &Cfg, w: &World) -> bool {

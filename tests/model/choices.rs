@@ -78,12 +78,7 @@ impl Cfg {
         }
         if w.joins > 0 {
             for j in 0..NODES as u8 {
-                let fresh = has(self.joiners, j) && !has(w.used, j);
-                let back = self.mutation == Mutation::Readmit
-                    && has(w.used, j)
-                    && !has(view.members, j)
-                    && w.node(j).is_some();
-                if fresh || back {
+                if has(self.joiners, j) && !has(w.used, j) {
                     acts.push(Action::Admit(j));
                 }
             }

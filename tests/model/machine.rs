@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use statekeeper::protocol::defect::Defect;
 use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Ran};
 use statekeeper::protocol::types::Epoch;
 
@@ -22,12 +23,6 @@ impl Cfg {
     pub fn install(&self, w: &mut World, node: u8, epoch: u8) {
         let view = w.views[usize::from(epoch)].view(epoch);
         self.step(w, node, Input::Install(view));
-        if self.mutation == Mutation::DoneWithoutAcks {
-            w.done[usize::from(epoch)] |= bit(node);
-        }
-        if self.mutation == Mutation::NoBarrier {
-            self.hear_done(w, node, w.views[usize::from(epoch)].members);
-        }
     }
 
     /// Whether the machine would take the packet now or could later; stale ones are answered with a view.
@@ -38,13 +33,13 @@ impl Cfg {
         node.epoch() == p.epoch || (node.epoch() > p.epoch && self.takes_stale(&p.content))
     }
 
-    /// The defects that ignore epochs.
+    /// Whether the machine would take it in a later epoch; only with a defect.
     pub(super) fn takes_stale(&self, content: &Content) -> bool {
         match content {
             Content::Put { .. } | Content::PutAck { .. } => {
-                self.mutation == Mutation::NoEpochCheckOnPut
+                self.planted.has(Defect::NoEpochCheckOnPut)
             }
-            Content::Grant { .. } => self.mutation == Mutation::LateGrant,
+            Content::Grant { .. } => self.planted.has(Defect::LateGrant),
             Content::Claim
             | Content::OwnerIs { .. }
             | Content::Hold { .. }
@@ -63,63 +58,18 @@ impl Cfg {
             node.shard.speaks_for(&KEY),
             node.epoch(),
         );
-        let mut content = p.content;
-        match content {
-            Content::Hold { at, .. } if own.is_none() && authority && at_epoch == p.epoch => {
-                // The same generation with a later version is possible: what a leaver never got acknowledged.
-                let known = rec.is_some_and(|(rec, ..)| rec.gen_ == at.gen_ || rec >= at);
-                if !known {
-                    w.flags |= flags::SURPRISE;
-                }
-            }
-            Content::Grant { at, val } if self.mutation == Mutation::LateGrant => {
-                content = Content::Grant {
-                    at: Version {
-                        gen_: at_epoch,
-                        ..at
-                    },
-                    val,
-                };
-            }
-            Content::Claim
-                if self.mutation == Mutation::RegrantUnconfirmed && own.is_none() && authority =>
-            {
-                if let Some((at, val, Some(owner), false)) = rec
-                    && owner != p.from
-                {
-                    let content = Content::Grant {
-                        at: Version {
-                            gen_: p.epoch,
-                            ..at
-                        },
-                        val,
-                    };
-                    w.send(Packet {
-                        epoch: p.epoch,
-                        from: p.to,
-                        to: p.from,
-                        content,
-                    });
-                }
-            }
-            _ => {}
-        }
-        let epoch = if self.takes_stale(&content) {
-            at_epoch
-        } else {
-            p.epoch
-        };
-        let message = |content: Content| Input::Message {
-            from: id(p.from),
-            epoch: Epoch(epoch.into()),
-            msg: content.msg(),
-        };
-        self.step(w, p.to, message(content));
-        if let (Mutation::GrantIsAck, Content::Grant { at, .. }, None) =
-            (self.mutation, content, own)
+        if let Content::Hold { at, .. } = p.content
+            && own.is_none()
+            && authority
+            && at_epoch == p.epoch
         {
-            self.step(w, p.to, message(Content::PutAck { at }));
+            // The same generation with a later version is possible: what a leaver never got acknowledged.
+            let known = rec.is_some_and(|(rec, ..)| rec.gen_ == at.gen_ || rec >= at);
+            if !known {
+                w.flags |= flags::SURPRISE;
+            }
         }
+        self.step(w, p.to, p.input());
     }
 
     /// Every member said `Done`, and the node has not used that yet.
@@ -156,8 +106,8 @@ impl Cfg {
     pub fn run_oldest(&self, w: &mut World, n: u8) {
         let mut oldest = None;
         w.change(n, |node| oldest = node.running.pop_front());
-        if let Some((gen_, op)) = oldest {
-            self.play(w, n, Event::Run { gen_, op });
+        if let Some(given) = oldest {
+            self.play(w, n, Event::Run(given));
         }
     }
 
@@ -196,20 +146,16 @@ impl Cfg {
 
     pub(super) fn input(&self, w: &mut World, n: u8, event: Event) -> Option<Input> {
         let node = w.node(n)?;
-        let (gen_, op) = match event {
+        let Given { gen_, op, has_id } = match event {
             Event::Input(input) => return Some(input),
-            Event::Run { gen_, op } => (gen_, op),
+            Event::Run(given) => given,
         };
         // The actor's state is what it handed over last, which is the part's.
         let (at, mut val) = node.own()?;
         if u64::from(at.gen_) != gen_ {
             return None;
         }
-        let known =
-            has(self.read_ops(), op) || val.count(op) > 0 && self.mutation != Mutation::NoDedup;
-        if known && self.mutation == Mutation::DedupReplyAtOnce {
-            self.acknowledge(w, n, op, val);
-        }
+        let known = has(self.read_ops(), op) || has_id && val.count(op) > 0;
         if !known {
             val.add(op);
         }
@@ -270,25 +216,18 @@ impl Cfg {
                 } else {
                     self.put(w, n, to);
                 }
-                if self.mutation == Mutation::ReplyBeforeAck
-                    && let Some((at, _)) = w.node(n).and_then(Node::own)
-                {
-                    let packet = Packet {
-                        epoch,
-                        from: to,
-                        to: n,
-                        content: Content::PutAck { at },
-                    };
-                    events.push_back((n, Event::Input(packet.input())));
-                }
             }
             Effect::Start { .. } | Effect::Stop { .. } => w.change(n, |node| node.running.clear()),
             Effect::Run { gen_, request, .. } => {
-                let (gen_, op) = (gen_.0, op_of(&request));
+                let given = Given {
+                    gen_: gen_.0,
+                    op: op_of(&request),
+                    has_id: request.id.is_some(),
+                };
                 if self.slow_actor {
-                    w.change(n, |node| node.running.push_back((gen_, op)));
+                    w.change(n, |node| node.running.push_back(given));
                 } else {
-                    events.push_back((n, Event::Run { gen_, op }));
+                    events.push_back((n, Event::Run(given)));
                 }
             }
             Effect::Answer {
@@ -298,7 +237,7 @@ impl Cfg {
                 let (op, val) = decode_reply(&reply);
                 self.acknowledge(w, n, op, val);
             }
-            Effect::Broken(_) => w.flags |= flags::BROKEN,
+            Effect::Broken(_) | Effect::Refused { .. } => w.flags |= flags::BROKEN,
             Effect::Answer { .. }
             | Effect::Found { .. }
             | Effect::ShowView(_)

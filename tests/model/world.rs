@@ -11,6 +11,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use statekeeper::protocol::defect::Planted;
 use statekeeper::protocol::shard::{Input, Shard};
 use statekeeper::protocol::types::{ClusterId, Epoch};
 use statekeeper::protocol::view::View;
@@ -22,32 +23,6 @@ pub const EPOCHS: usize = 9;
 
 /// The operation of the liveness probe.
 pub const PROBE: u8 = 7;
-
-/// Deliberate defects that need no change of the machine, to prove that the checks can fail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mutation {
-    None,
-    /// The barrier of a new view is complete at once.
-    NoBarrier,
-    /// Sync-done is sent when the copies were sent, not when they were acknowledged.
-    DoneWithoutAcks,
-    /// Keepers take writes of other epochs, owners count acknowledgements of other epochs.
-    NoEpochCheckOnPut,
-    /// A node accepts a grant of an older epoch.
-    LateGrant,
-    /// The owner answers before its keeper acknowledged.
-    ReplyBeforeAck,
-    /// The home's grant counts as its acknowledgement.
-    GrantIsAck,
-    /// The actor ignores request ids.
-    NoDedup,
-    /// A retry is answered from what the actor remembers, whether or not that is backed up.
-    DedupReplyAtOnce,
-    /// An evicted incarnation may be admitted again.
-    Readmit,
-    /// The home grants to a second member while a grant to a first one is not confirmed.
-    RegrantUnconfirmed,
-}
 
 /// One configuration.
 #[derive(Clone, Debug)]
@@ -75,7 +50,8 @@ pub struct Cfg {
     pub slow_puts: bool,
     /// Check the liveness closure in one state of so many; 0: never.
     pub live_every: u64,
-    pub mutation: Mutation,
+    /// A rule of the machines that is broken on purpose.
+    pub planted: Planted,
 }
 
 impl Cfg {
@@ -97,7 +73,7 @@ impl Cfg {
         slow_actor: false,
         slow_puts: false,
         live_every: 64,
-        mutation: Mutation::None,
+        planted: Planted::NONE,
     };
 
     /// The operations that do not change the state.
@@ -110,12 +86,20 @@ impl Cfg {
     }
 }
 
+/// A request that the actor of one generation was given, with its id or without.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Given {
+    pub gen_: u64,
+    pub op: u8,
+    pub has_id: bool,
+}
+
 /// A living node: the real machine, and what its driver has in hand.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub shard: Shard,
-    /// Requests that the actor was given, with its generation.
-    pub running: VecDeque<(u64, u8)>,
+    /// Requests that the actor was given.
+    pub running: VecDeque<Given>,
     /// Keepers that get the current state when the connection has room.
     pub due: Set,
     /// Whether it changed since its hash was computed.
@@ -275,7 +259,7 @@ pub enum Action {
 /// Something that happens to a node within one action.
 pub(super) enum Event {
     Input(Input),
-    Run { gen_: u64, op: u8 },
+    Run(Given),
 }
 
 impl Cfg {
@@ -293,13 +277,9 @@ impl Cfg {
             } else {
                 View::alone(ClusterId(100 + u64::from(n)), member.clone())
             };
-            Node::new(Shard::new(
-                member.id,
-                view,
-                self.backups as usize,
-                100,
-                u64::from(n),
-            ))
+            let mut shard = Shard::new(member.id, view, self.backups as usize, 100, u64::from(n));
+            shard.plant(self.planted);
+            Node::new(shard)
         };
         World {
             views,

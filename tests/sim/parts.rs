@@ -263,7 +263,10 @@ impl Cluster {
                     }
                 }
             }
-            Effect::Broken(invariant) => {
+            Effect::Broken(invariant)
+            | Effect::Refused {
+                rule: invariant, ..
+            } => {
                 let id = process.id().clone();
                 self.books.violate(format!("{id}/{part}: {invariant}"));
             }

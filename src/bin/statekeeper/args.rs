@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
-use statekeeper::config::{Config, Timings};
+use statekeeper::config::{Config, Timings, WAITING_BYTES_MIN};
 use statekeeper::protocol::types::Millis;
 
 /// How the program is called, as the Erlang original says it.
@@ -131,6 +131,13 @@ pub(crate) struct Args {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) call_timeout: u64,
 
+    /// How many bytes of requests, replies and messages may wait on this node, at least 64 MiB; what would go beyond
+    /// is refused: 'overloaded, try again'
+    #[arg(long, value_name = "BYTES", env = "STATEKEEPER_WAITING_BYTES", hide_env_values = true,
+          default_value_t = Config::new("").waiting_bytes_max,
+          value_parser = RangedU64ValueParser::<usize>::new().range(WAITING_BYTES_MIN as u64..))]
+    pub(crate) waiting_bytes: usize,
+
     /// For the nodes of --cluster: end when standard input does, so that none outlives its parent
     #[arg(long, hide = true)]
     pub(crate) tied: bool,
@@ -177,6 +184,7 @@ impl Args {
         config.timings = self.timings();
         config.guardian = self.guardian();
         config.call_timeout = Duration::from_millis(self.call_timeout);
+        config.waiting_bytes_max = self.waiting_bytes;
         config
     }
 
@@ -198,6 +206,7 @@ impl Args {
             ("--promise", timings.promise.0),
             ("--suspicion", timings.suspicion.0),
             ("--call-timeout", self.call_timeout),
+            ("--waiting-bytes", self.waiting_bytes as u64),
         ] {
             option(name, value.to_string().into());
         }
@@ -259,6 +268,7 @@ mod tests {
         assert_eq!(config.timings, default.timings);
         assert_eq!(config.backups, default.backups);
         assert_eq!(config.call_timeout, default.call_timeout);
+        assert_eq!(config.waiting_bytes_max, default.waiting_bytes_max);
     }
 
     #[test]
@@ -295,6 +305,7 @@ mod tests {
             "a --listen x",
             "a --log loud",
             "a --backups 0",
+            "a --waiting-bytes 1000",
             "--cluster 3 --listen 127.0.0.1:1",
         ] {
             let text = complaint(&parse(line).unwrap_err());
@@ -308,7 +319,7 @@ mod tests {
     #[test]
     fn a_child_of_a_cluster_gets_the_same_options() {
         let args = parse(
-            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7",
+            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --waiting-bytes 99999999",
         )
         .unwrap();
         let line = args.for_child("app_node2");

@@ -83,7 +83,12 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             match error.downcast_ref::<StartError>() {
-                Some(StartError::Name { .. } | StartError::Timings(_) | StartError::Backups(_)) => {
+                Some(
+                    StartError::Name { .. }
+                    | StartError::Timings(_)
+                    | StartError::Backups(_)
+                    | StartError::Waiting(_),
+                ) => {
                     eprintln!("\nUsage: {}", args::USAGE);
                     ExitCode::from(BAD_ARGUMENTS)
                 }

@@ -33,7 +33,7 @@ impl Shard {
         }
         if view.cluster != self.view.cluster {
             // Numbers of the old line mean nothing in the new one.
-            self.parked.clear();
+            self.unpark();
         }
         if self.planted.has(Defect::CarryWithoutComplete) && view.cluster == self.view.cluster {
             self.lineage = vec![self.placement.clone()];
@@ -115,6 +115,7 @@ impl Shard {
         }
 
         // Messages of the old view are void: whatever waited for one asks again.
+        self.forwarded_as.clear();
         for mut forwarded in std::mem::take(&mut self.forwarded).into_values() {
             forwarded.pending.request.again = true;
             self.retry(forwarded.key, forwarded.pending, out);
@@ -128,7 +129,7 @@ impl Shard {
         for token in asked {
             self.ask_home(token, out);
         }
-        for (from, epoch, msg) in std::mem::take(&mut self.parked) {
+        for (from, epoch, msg) in self.unpark() {
             if epoch >= self.view.epoch {
                 self.message(leased, from, epoch, msg, out);
             }
@@ -147,7 +148,7 @@ impl Shard {
             !wanted.pending.is_empty()
         });
         for pending in dropped {
-            self.release(&pending.origin);
+            self.release(&pending);
         }
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
-use super::{Effect, Located, Msg, PARKED_MAX, Rec, Shard, Slot};
+use super::{Answer, Effect, Located, Msg, PARKED_MAX, REQUEST_BYTES, Rec, Shard, Slot};
 
 impl Shard {
     /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
@@ -165,7 +165,12 @@ impl Shard {
 
     /// A client asks where an actor is.
     pub(super) fn locate(&mut self, token: u64, key: Key, out: &mut Vec<Effect>) {
+        if self.locating.len() >= self.pending_max || !self.has_room(REQUEST_BYTES) {
+            let answer = Answer::Overloaded;
+            return out.push(Effect::Answer { token, answer });
+        }
         self.locating.insert(token, key);
+        self.held += REQUEST_BYTES;
         self.ask_home(token, out);
     }
 
@@ -186,7 +191,7 @@ impl Shard {
             }
             Some(_) | None => {
                 if let Some(found) = self.located(key) {
-                    self.locating.remove(&token);
+                    self.stop_locating(token);
                     out.push(Effect::Found { token, found });
                 }
             }

@@ -1,8 +1,10 @@
 //! What the checks look at and nothing else calls: the model checker in `tests/` sees through these what decides
 //! the next step of a part.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::super::types::{Key, NodeId};
-use super::{Shard, Slot};
+use super::{Origin, PARKED_MAX, Pending, REQUEST_BYTES, Shard, Slot};
 
 impl Shard {
     /// Whether this node may speak for `key` as its home.
@@ -27,6 +29,65 @@ impl Shard {
     #[doc(hidden)]
     pub fn held_by(&self, key: &Key) -> Option<&[NodeId]> {
         self.unsettled.get(key).map(Vec::as_slice)
+    }
+
+    /// Counts again what waits here, and compares that with the books that are kept of it.
+    ///
+    /// # Errors
+    /// Which of them is wrong, or what has outgrown its limit.
+    #[doc(hidden)]
+    pub fn audit(&self) -> Result<(), String> {
+        let mut all: Vec<&Pending> = Vec::new();
+        let mut bytes = self.locating.len() * REQUEST_BYTES;
+        for slot in self.slots.values() {
+            if let Slot::Own(own) = slot {
+                all.extend(&own.running);
+                all.extend(own.waiting.iter().map(|h| &h.pending));
+                bytes += own.waiting.iter().map(|h| h.reply.len()).sum::<usize>();
+            }
+        }
+        all.extend(self.wanted.values().flat_map(|w| &w.pending));
+        all.extend(self.forwarded.values().map(|f| &f.pending));
+        bytes += all.iter().map(|p| p.request.weight()).sum::<usize>();
+        let in_hand: BTreeSet<(NodeId, u64)> = all
+            .iter()
+            .filter_map(|p| match &p.origin {
+                Origin::Peer(from, token) => Some((from.clone(), *token)),
+                Origin::Local(_) => None,
+            })
+            .collect();
+        let forwarded_as: BTreeMap<u64, u64> = self
+            .forwarded
+            .iter()
+            .filter_map(|(token, f)| match f.pending.origin {
+                Origin::Local(local) => Some((local, *token)),
+                Origin::Peer(..) => None,
+            })
+            .collect();
+        let parked: usize = self.parked.iter().map(|(_, _, msg)| msg.weight()).sum();
+        for (what, holds) in [
+            ("the number of requests", self.pending == all.len()),
+            ("their bytes", self.held == bytes),
+            ("the requests of peers", self.in_hand == in_hand),
+            ("the forwarded requests", self.forwarded_as == forwarded_as),
+            ("the bytes of parked messages", self.parked_bytes == parked),
+            ("the limit of requests", self.pending <= self.pending_max),
+            ("the limit of bytes", self.held_bytes() <= self.bytes_max),
+            (
+                "the limit of parked messages",
+                self.parked.len() <= PARKED_MAX,
+            ),
+            ("the limit of early claims", self.early.len() <= PARKED_MAX),
+            (
+                "the limit of questions",
+                self.locating.len() <= self.pending_max,
+            ),
+        ] {
+            if !holds {
+                return Err(what.to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// Wipes what no later step depends on, as long as `key` is the only key: two parts that are equal

@@ -19,14 +19,12 @@ impl Shard {
     ) {
         match self.slots.get(&key) {
             Some(Slot::Own(_)) => {
-                return out.push(Effect::Broken(
-                    "I1': at most one node owns a key in an epoch",
-                ));
+                let rule = "I1': at most one node owns a key in an epoch";
+                return out.push(Effect::Refused { from, rule });
             }
             Some(Slot::Rec(rec)) if rec.gen_ > gen_ => {
-                return out.push(Effect::Broken(
-                    "an owner's generation is never behind its keeper's",
-                ));
+                let rule = "an owner's generation is never behind its keeper's";
+                return out.push(Effect::Refused { from, rule });
             }
             // A newer version of the same owner is here already; its acknowledgement covers this one.
             Some(Slot::Rec(rec)) if rec.gen_ == gen_ && rec.ver > ver => return,
@@ -59,7 +57,8 @@ impl Shard {
         let newer = match self.slots.get(&key) {
             Some(Slot::Own(own)) => {
                 if (gen_, ver) > (own.gen_, own.ver) {
-                    out.push(Effect::Broken("an owner has the newest state there is"));
+                    let rule = "an owner has the newest state there is";
+                    return out.push(Effect::Refused { from, rule });
                 }
                 false
             }

@@ -4,6 +4,8 @@
 //! The actor goes on while a version is on its way: later requests are handled in memory, and their answers
 //! wait for the acknowledgement of their own version.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::super::defect::{Defect, Planted};
@@ -46,24 +48,24 @@ impl Pending {
 impl Shard {
     /// Takes a request in, wherever it came from.
     pub(super) fn accept(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
-        let forwarded = match &pending.origin {
-            Origin::Local(_) => None,
-            Origin::Peer(from, token) => Some((from.clone(), *token)),
-        };
-        if forwarded.as_ref().is_some_and(|f| self.in_hand.contains(f)) {
+        if let Origin::Peer(from, token) = &pending.origin
+            && self.in_hand.contains(&(from.clone(), *token))
+        {
             return;
         }
         let takes_over = pending.request.again && !self.planted.has(Defect::DedupReplyAtOnce);
         if takes_over && self.take_over(&key, &pending) {
             return;
         }
-        let of_key = self.own(&key).map_or(0, |own| own.running.len());
-        if self.pending >= self.pending_max || of_key >= (self.pending_max / KEY_SHARE).max(KEY_MIN)
+        let running = self.own(&key).map_or(0, |own| own.running.len());
+        let of_key = running + self.wanted.get(&key).map_or(0, |w| w.pending.len());
+        if self.pending >= self.pending_max
+            || of_key >= (self.pending_max / KEY_SHARE).max(KEY_MIN)
+            || !self.has_room(pending.request.weight())
         {
             return self.finish(pending.origin, Answer::Overloaded, out);
         }
-        self.in_hand.extend(forwarded);
-        self.pending += 1;
+        self.take_in(&pending);
         self.enqueue(key, pending, out);
     }
 
@@ -203,35 +205,38 @@ impl Shard {
         };
         match ran {
             Ran::Failed(reason) => {
-                self.release(&pending.origin);
+                self.release(&pending);
                 self.finish(pending.origin, Answer::Failed(reason), out);
             }
             Ran::Unknown => {
-                self.release(&pending.origin);
+                self.release(&pending);
                 self.finish(pending.origin, Answer::Unknown, out);
             }
             Ran::Done { reply, data } => {
                 let changed = data.is_some();
                 let retried = pending.request.again && !changed;
                 if retried && planted.has(Defect::DedupReplyAtOnce) {
-                    self.release(&pending.origin);
+                    self.release(&pending);
                     return self.finish(pending.origin, Answer::Reply(reply), out);
                 }
                 if let Some(data) = data {
                     own.ver += 1;
                     own.data = data;
                 }
+                let bytes = reply.len();
                 own.waiting.push_back(Handled {
                     ver: own.ver,
                     pending,
                     reply,
                 });
+                self.held += bytes;
                 if changed {
                     self.send_puts(key, out);
                 }
                 if !changed || planted.has(Defect::ReplyBeforeAck) {
                     self.settle(leased, key, out);
                 }
+                self.shed(key, out);
             }
         }
     }
@@ -271,7 +276,10 @@ impl Shard {
             return;
         };
         if ver > own.ver {
-            return out.push(Effect::Broken("a keeper has only what its owner put"));
+            return out.push(Effect::Refused {
+                from: from.clone(),
+                rule: "a keeper has only what its owner put",
+            });
         }
         let Some((_, acked)) = own.keepers.iter_mut().find(|(id, _)| id == from) else {
             return;
@@ -310,7 +318,8 @@ impl Shard {
             else {
                 return;
             };
-            self.release(&handled.pending.origin);
+            self.held -= handled.reply.len();
+            self.release(&handled.pending);
             self.finish(handled.pending.origin, Answer::Reply(handled.reply), out);
         }
     }
@@ -367,6 +376,9 @@ impl Shard {
                 RequestId(high << 64 | u128::from(self.next_id))
             });
             self.next_token += 1;
+            if let Origin::Local(token) = pending.origin {
+                self.forwarded_as.insert(token, self.next_token);
+            }
             let forwarded = Forwarded {
                 to: owner.clone(),
                 key: key.clone(),
@@ -392,6 +404,9 @@ impl Shard {
         let Some(Forwarded { pending, .. }) = self.forwarded.remove(&token) else {
             return;
         };
+        if let Origin::Local(token) = pending.origin {
+            self.forwarded_as.remove(&token);
+        }
         let answer = match answer {
             // That holds for this try only.
             Answer::Overloaded | Answer::Leaving | Answer::NotServing if pending.request.again => {
@@ -404,32 +419,38 @@ impl Shard {
             | Answer::NotServing
             | Answer::Unknown => answer,
         };
-        self.release(&pending.origin);
+        self.release(&pending);
         self.finish(pending.origin, answer, out);
     }
 
     /// The client gave up; what has not started never will.
     pub(super) fn cancel(&mut self, key: &Key, token: u64) {
-        self.locating.remove(&token);
-        let origin = Origin::Local(token);
-        if let Some(wanted) = self.wanted.get_mut(key) {
-            let before = wanted.pending.len();
-            wanted.pending.retain(|p| p.origin != origin);
-            self.pending -= before - wanted.pending.len();
+        self.stop_locating(token);
+        if let Some(pending) = self.withdraw(key, token) {
+            self.release(&pending);
+        }
+    }
+
+    /// Takes out a request of a client of this node, unless an actor has it.
+    fn withdraw(&mut self, key: &Key, token: u64) -> Option<Pending> {
+        if let Some(forwarded) = self.forwarded_as.remove(&token) {
+            return self.forwarded.remove(&forwarded).map(|f| f.pending);
+        }
+        let take = |queue: &mut VecDeque<Pending>| {
+            let at = queue.iter().position(|p| p.origin == Origin::Local(token));
+            queue.remove(at?)
+        };
+        if let Some(wanted) = self.wanted.get_mut(key)
+            && let Some(pending) = take(&mut wanted.pending)
+        {
             if wanted.pending.is_empty() {
                 self.wanted.remove(key);
             }
+            return Some(pending);
         }
-        let before = self.forwarded.len();
-        self.forwarded.retain(|_, f| f.pending.origin != origin);
-        self.pending -= before - self.forwarded.len();
         // Nobody has what an actor that is down was to be given.
-        if let Some(own) = self.own_mut(key).filter(|own| own.actor != Actor::Up) {
-            let before = own.running.len();
-            own.running.retain(|p| p.origin != origin);
-            let gone = before - own.running.len();
-            self.pending -= gone;
-        }
+        let own = self.own_mut(key).filter(|own| own.actor != Actor::Up)?;
+        take(&mut own.running)
     }
 
     /// This node does not serve: requests that have not started go back to their clients; those of peers are
@@ -439,7 +460,7 @@ impl Shard {
             .into_values()
             .flat_map(|w| w.pending)
         {
-            self.release(&pending.origin);
+            self.release(&pending);
             if let Origin::Local(token) = pending.origin {
                 let answer = if pending.request.again {
                     Answer::Unknown
@@ -449,7 +470,9 @@ impl Shard {
                 out.push(Effect::Answer { token, answer });
             }
         }
-        for token in std::mem::take(&mut self.locating).into_keys() {
+        let asked: Vec<u64> = self.locating.keys().copied().collect();
+        for token in asked {
+            self.stop_locating(token);
             out.push(Effect::Answer {
                 token,
                 answer: Answer::NotServing,
@@ -461,7 +484,7 @@ impl Shard {
     pub(super) fn retry(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
         match pending.origin {
             // Its node forwards it again, under the same id.
-            Origin::Peer(..) => self.release(&pending.origin),
+            Origin::Peer(..) => self.release(&pending),
             Origin::Local(_) => self.enqueue(key, pending, out),
         }
     }
@@ -472,13 +495,17 @@ impl Shard {
             key: key.clone(),
             gen_: own.gen_,
         });
-        for Handled { mut pending, .. } in own.waiting {
+        for Handled {
+            mut pending, reply, ..
+        } in own.waiting
+        {
+            self.held -= reply.len();
             pending.request.again = true;
             // Applied, and not known to be backed up: only an id makes another try safe.
             if pending.request.id.is_some() {
                 self.retry(key.clone(), pending, out);
             } else {
-                self.release(&pending.origin);
+                self.release(&pending);
                 self.finish(pending.origin, Answer::Unknown, out);
             }
         }

@@ -278,7 +278,7 @@ fn an_ack_of_a_node_that_is_no_keeper_counts_for_nothing() {
 #[test]
 fn an_ack_of_what_was_never_put_breaks_an_invariant() {
     let mut part = Part::owner_of_an_unacked_version();
-    assert!(matches!(part.acked("b@h", 2)[..], [Effect::Broken(_)]));
+    assert!(matches!(part.acked("b@h", 2)[..], [Effect::Refused { .. }]));
 }
 
 #[test]
@@ -415,10 +415,10 @@ fn a_put_of_an_older_generation_breaks_an_invariant() {
     let mut part = Part::of("b@h");
     part.put("a@h", 1, 2, "2");
     part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
-    part.put("c@h", 2, 3, "3");
+    part.put("a@h", 2, 3, "3");
     assert!(matches!(
         part.put("a@h", 1, 4, "4")[..],
-        [Effect::Broken(_)]
+        [Effect::Refused { .. }]
     ));
 }
 
@@ -427,7 +427,7 @@ fn a_put_to_an_owner_breaks_an_invariant() {
     let mut part = Part::owner_of_an_unacked_version();
     assert!(matches!(
         part.put("b@h", 1, 9, "9")[..],
-        [Effect::Broken(_)]
+        [Effect::Refused { .. }]
     ));
 }
 
@@ -522,11 +522,11 @@ fn numbers_that_cannot_be_are_not_believed() {
     let mut part = Part::of("b@h");
     assert!(matches!(
         part.put("a@h", 2, 1, "1")[..],
-        [Effect::Broken(_)]
+        [Effect::Refused { .. }]
     ));
     assert!(matches!(
         part.put("a@h", 1, u64::MAX, "1")[..],
-        [Effect::Broken(_)]
+        [Effect::Refused { .. }]
     ));
     assert_eq!(part.shard.record(&part.key), None);
 }

@@ -1,0 +1,123 @@
+//! How many bytes wait in one part of the key space, in all its queues: what decides whether one more request may.
+//!
+//! ```text
+//!   client ── admit ──▶ inbox ──▶ machine (held) ──▶ player ── room ──▶ inbox (outcome)
+//! ```
+//! The machine refuses by itself what goes beyond the limit, whoever asked; this keeps what its clients and players
+//! offer from piling up before it.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::Notify;
+
+/// The share of the limit that outcomes may have until players wait before they handle more.
+const OUTCOMES_SHARE: usize = 4;
+
+/// The bytes that wait in one part.
+#[derive(Debug)]
+pub(crate) struct Load {
+    max: usize,
+    /// Of requests that the machine has not seen yet.
+    queued: AtomicUsize,
+    /// What the machine holds.
+    held: AtomicUsize,
+    /// Of states and replies that the machine has not seen yet.
+    outcomes: AtomicUsize,
+    /// Outcomes were taken.
+    room: Notify,
+}
+
+impl Load {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            queued: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            outcomes: AtomicUsize::new(0),
+            room: Notify::new(),
+        }
+    }
+
+    /// The most bytes that the machine may hold.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// All bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.queued.load(Relaxed) + self.held.load(Relaxed) + self.outcomes.load(Relaxed)
+    }
+
+    /// Counts a request of a client on its way to the machine; false if there is no room for it.
+    pub(crate) fn admit(&self, bytes: usize) -> bool {
+        let before = self.queued.fetch_add(bytes, Relaxed);
+        let fits = before + self.held.load(Relaxed) + bytes <= self.max;
+        if !fits {
+            self.queued.fetch_sub(bytes, Relaxed);
+        }
+        fits
+    }
+
+    /// The machine has seen it, and holds so much now.
+    pub(crate) fn taken(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes, Relaxed);
+    }
+
+    /// What the machine holds now.
+    pub(crate) fn set_held(&self, bytes: usize) {
+        self.held.store(bytes, Relaxed);
+    }
+
+    /// A player waits here until what the players have done is taken, before it does more.
+    pub(crate) async fn room(&self) {
+        loop {
+            let taken = self.room.notified();
+            if self.outcomes.load(Relaxed) < self.max / OUTCOMES_SHARE {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// Counts what a player has done.
+    pub(crate) fn outcome(&self, bytes: usize) {
+        self.outcomes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The machine has seen that.
+    pub(crate) fn outcome_taken(&self, bytes: usize) {
+        self.outcomes.fetch_sub(bytes, Relaxed);
+        self.room.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_not_counted() {
+        let load = Load::new(100);
+        assert!(load.admit(60));
+        assert!(!load.admit(60));
+        load.set_held(50);
+        load.taken(60);
+        assert!(load.admit(50));
+        assert!(!load.admit(1));
+        assert_eq!(load.bytes(), 100);
+    }
+
+    #[test]
+    fn a_player_waits_until_outcomes_are_taken() {
+        let load = Load::new(100);
+        assert!(load.room().now_or_never().is_some());
+        load.outcome(30);
+        let mut waiting = Box::pin(load.room());
+        assert!((&mut waiting).now_or_never().is_none());
+        load.outcome_taken(30);
+        assert!(waiting.now_or_never().is_some());
+        assert_eq!(load.bytes(), 0);
+    }
+}

@@ -1,0 +1,136 @@
+//! How much waits in a part: the bytes of requests from when they are taken in until they are answered, of the
+//! replies that wait for the keepers, and of messages that wait for their view. What would go beyond the limit is
+//! refused, or dropped if its sender sends it again; what is answered, given up or dropped is taken off.
+
+use bytes::Bytes;
+
+use super::super::types::{Epoch, Key, NodeId};
+use super::{Answer, Effect, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Request, Shard};
+
+/// What a request that waits costs beside its payload, about: its places in the queues, its key, and the port of its
+/// client.
+pub const REQUEST_BYTES: usize = 512;
+
+impl Request {
+    /// What it costs to let it wait, in bytes.
+    pub fn weight(&self) -> usize {
+        REQUEST_BYTES + self.payload.len()
+    }
+}
+
+impl Msg {
+    /// What it costs to let it wait, in bytes.
+    pub fn weight(&self) -> usize {
+        let bytes = match self {
+            Self::Grant { data, .. } | Self::Put { data, .. } | Self::Hold { data, .. } => {
+                data.len()
+            }
+            Self::Forward { request, .. } => request.payload.len(),
+            Self::Reply {
+                answer: Answer::Reply(bytes) | Answer::Failed(bytes),
+                ..
+            } => bytes.len(),
+            Self::Reply { .. }
+            | Self::Claim { .. }
+            | Self::OwnerIs { .. }
+            | Self::PutAck { .. }
+            | Self::HoldAck { .. }
+            | Self::Done { .. }
+            | Self::Locate { .. }
+            | Self::Located { .. } => 0,
+        };
+        REQUEST_BYTES + bytes
+    }
+}
+
+impl Ran {
+    /// What it costs to let it wait, in bytes.
+    pub fn weight(&self) -> usize {
+        let bytes = match self {
+            Self::Done { reply, data } => reply.len() + data.as_ref().map_or(0, Bytes::len),
+            Self::Failed(reason) => reason.len(),
+            Self::Unknown => 0,
+        };
+        REQUEST_BYTES + bytes
+    }
+}
+
+impl Shard {
+    /// The same part with a limit to the bytes that wait in it.
+    #[must_use]
+    pub fn with_bytes_max(mut self, bytes_max: usize) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+
+    /// How many bytes of requests, replies and messages wait here.
+    pub fn held_bytes(&self) -> usize {
+        self.held + self.parked_bytes
+    }
+
+    /// Whether `bytes` more may wait.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        // What is parked has its own share, whether or not there is any.
+        self.held.saturating_add(bytes) <= self.bytes_max - self.parked_max()
+    }
+
+    /// Counts a request that is taken in.
+    pub(super) fn take_in(&mut self, pending: &Pending) {
+        self.pending += 1;
+        self.held += pending.request.weight();
+        if let Origin::Peer(from, token) = &pending.origin {
+            self.in_hand.insert((from.clone(), *token));
+        }
+    }
+
+    /// A request that was taken in is no longer here.
+    pub(super) fn release(&mut self, pending: &Pending) {
+        self.pending -= 1;
+        self.held -= pending.request.weight();
+        if let Origin::Peer(from, token) = &pending.origin {
+            self.in_hand.remove(&(from.clone(), *token));
+        }
+    }
+
+    /// The reply just computed waits for the keepers, unless there is no room for it: then its client hears that
+    /// the outcome is unknown. The actor has it; a retry with the same id gets it.
+    pub(super) fn shed(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        if self.has_room(0) {
+            return;
+        }
+        let Some(handled) = self.own_mut(key).and_then(|own| own.waiting.pop_back()) else {
+            return;
+        };
+        self.held -= handled.reply.len();
+        self.release(&handled.pending);
+        self.finish(handled.pending.origin, Answer::Unknown, out);
+    }
+
+    /// A message of a later epoch waits for its view, if there is room.
+    pub(super) fn park(&mut self, from: NodeId, epoch: Epoch, msg: Msg) {
+        let bytes = msg.weight();
+        if self.parked.len() < PARKED_MAX && self.parked_bytes + bytes <= self.parked_max() {
+            self.parked_bytes += bytes;
+            self.parked.push((from, epoch, msg));
+        }
+    }
+
+    /// What was parked, which waits no longer.
+    pub(super) fn unpark(&mut self) -> Vec<(NodeId, Epoch, Msg)> {
+        self.parked_bytes = 0;
+        std::mem::take(&mut self.parked)
+    }
+
+    /// A question where an actor is needs no answer any more; false if nobody asks.
+    pub(super) fn stop_locating(&mut self, token: u64) -> bool {
+        let asked = self.locating.remove(&token).is_some();
+        if asked {
+            self.held -= REQUEST_BYTES;
+        }
+        asked
+    }
+
+    fn parked_max(&self) -> usize {
+        self.bytes_max / PARKED_SHARE
+    }
+}
