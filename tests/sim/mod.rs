@@ -25,3 +25,5 @@ pub mod network;
 pub mod operators;
 pub mod parts;
 pub mod process;
+pub mod run;
+pub mod runner;
