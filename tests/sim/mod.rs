@@ -24,6 +24,7 @@ pub mod membership;
 pub mod network;
 pub mod operators;
 pub mod parts;
+pub mod plan;
 pub mod process;
 pub mod run;
 pub mod runner;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use statekeeper::protocol::defect::Planted;
 use statekeeper::protocol::members::Status;
 
 use super::cluster::{Cluster, Event};
-use super::invariants::OpId;
+use super::invariants::Healed;
 use super::process::{key, part_of};
 
 /// What happened in a run, and how often.
@@ -25,8 +26,8 @@ pub struct Failure {
 }
 
 /// One run.
-pub fn run(seed: u64, traced: bool) -> Result<Counts, Failure> {
-    let mut cluster = Cluster::new(seed, traced);
+pub fn run(seed: u64, planted: Planted, traced: bool) -> Result<Counts, Failure> {
+    let mut cluster = Cluster::new(seed, planted, traced);
     let end = play(&mut cluster);
     let what = end
         .err()
@@ -34,7 +35,7 @@ pub fn run(seed: u64, traced: bool) -> Result<Counts, Failure> {
     match what {
         None => {
             *cluster.counts.entry("runs that may lose").or_default() +=
-                u64::from(cluster.books.loss_allowed);
+                u64::from(cluster.books.losses.allowed);
             Ok(cluster.counts)
         }
         Some(what) => Err(Failure {
@@ -45,9 +46,11 @@ pub fn run(seed: u64, traced: bool) -> Result<Counts, Failure> {
 }
 
 fn play(cluster: &mut Cluster) -> Result<(), String> {
+    let plan = cluster.plan.clone();
+    cluster.note(|| format!("{plan:?}"));
     cluster.boot(0);
     cluster.books.line = cluster.at(0).map(|first| first.members.view().cluster);
-    for place in 1..cluster.faults.nodes {
+    for place in 1..cluster.plan.nodes {
         cluster.boot(place);
         cluster.run_until(cluster.now + 200);
     }
@@ -57,10 +60,10 @@ fn play(cluster: &mut Cluster) -> Result<(), String> {
         cluster.after(10 * client as u64, Event::Client(client));
     }
     cluster.after(500, Event::Fault);
-    let safety = cluster.dice.between(8_000, 25_000);
-    cluster.run_until(cluster.now + safety);
+    cluster.network.weather = cluster.plan.weather.clone();
+    cluster.run_until(cluster.now + cluster.plan.safety_ms);
 
-    cluster.note(|| "all faults end".to_owned());
+    cluster.note_fault(|| "all faults end".to_owned());
     cluster.mend_all();
     // Whoever is paused runs again, and whoever was silent for too long is noticed.
     cluster.run_until(cluster.now + 8_000);
@@ -144,53 +147,37 @@ fn is_healed(cluster: &mut Cluster) -> bool {
 /// Every key is served from every node, with everything that was acknowledged, and has its copies.
 fn probe(cluster: &mut Cluster) -> Result<(), String> {
     let processes: Vec<u64> = cluster.processes.keys().copied().collect();
-    let mut logs: BTreeMap<usize, Vec<OpId>> = BTreeMap::new();
-    let mut missing: Vec<(usize, u64)> = (0..cluster.clients.keys)
-        .flat_map(|at| processes.iter().map(move |process| (at, *process)))
-        .collect();
+    let mut healed = Healed::new(cluster.plan.keys, &processes);
     let end = cluster.now + ANSWER_MAX;
-    while !missing.is_empty() {
+    while !healed.missing.is_empty() {
         if cluster.now >= end {
+            let missing = &healed.missing;
             return Err(format!(
                 "I4: not served (key, process): {missing:?}: {}",
                 picture(cluster)
             ));
         }
-        let asked: Vec<_> = missing
+        let asked: Vec<_> = healed
+            .missing
             .iter()
             .map(|(at, process)| (*at, *process, cluster.probe(*process, *at)))
             .collect();
-        cluster.run_until(cluster.now + 2_000);
-        missing.clear();
+        cluster.run_until(cluster.now + 1_000);
         for (at, process, token) in asked {
-            match cluster.clients.probes.remove(&token).flatten() {
-                None => missing.push((at, process)),
-                Some(counted) => {
-                    let first = logs.entry(at).or_insert_with(|| counted.log.clone());
-                    if *first != counted.log {
-                        return Err(format!(
-                            "key {at} is {first:?}, and {:?} at process {process}",
-                            counted.log
-                        ));
-                    }
-                }
+            if let Some(counted) = cluster.clients.probes.remove(&token).flatten() {
+                healed.read(at, process, counted)?;
             }
         }
     }
-    for (at, log) in logs {
+    for (at, log) in healed.logs() {
         cluster.books.final_log(at, &log);
-        let (key, wanted) = (key(at), processes.len().min(cluster.backups + 1));
+        let (key, wanted) = (key(at), processes.len().min(cluster.plan.backups + 1));
         let part = part_of(&key);
         let copies = cluster.processes.values().filter(|p| {
             let shard = &p.parts[part];
             shard.owns(&key).is_some() || shard.record(&key).is_some()
         });
-        let copies = copies.count();
-        if copies < wanted {
-            return Err(format!(
-                "I5: key {at} has {copies} copies instead of {wanted}"
-            ));
-        }
+        Healed::copies(at, copies.count(), wanted)?;
     }
     Ok(())
 }
