@@ -8,6 +8,7 @@ use super::cluster::{Cluster, Event, ToMembers, ToPart};
 use super::invariants::Copies;
 use super::network::{End, Payload};
 use super::process::{Actor, Counted, Leaving, Process, Sort, decode, key};
+use super::trace;
 
 impl Cluster {
     /// What one actor of a node says to another one: in order, and as late as the node is slow.
@@ -116,13 +117,9 @@ impl Cluster {
         let leased = process.is_leased(self.now);
         let mut out = Vec::new();
         if let Some(trace) = &mut self.trace
-            && !matches!(input, Input::Tick | Input::Refuse)
+            && let Some(line) = trace::input(&input)
         {
-            trace.push(format!(
-                "{:>7} {}/{part} <= {input:?}",
-                self.now,
-                process.id()
-            ));
+            trace.push(format!("{:>7} {}/{part} <= {line}", self.now, process.id()));
         }
         process.parts[part].handle(leased, input, &mut out);
         for effect in out {
