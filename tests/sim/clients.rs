@@ -6,12 +6,12 @@ use statekeeper::protocol::shard::{Answer, Input, Request};
 use statekeeper::protocol::types::RequestId;
 
 use super::cluster::{Cluster, Event};
-use super::dice::Dice;
 use super::invariants::{End, OpId};
-use super::process::{Call, Counted, decode, encode, key, part_of};
+use super::plan::Plan;
+use super::process::{Call, Counted, Sort, decode, encode, key, part_of};
 
-/// Fewer operations of one key than the ring remembers, so that no retry comes too late.
-const OPS_PER_KEY_MAX: usize = 28;
+/// Fewer writes of one key than the ring remembers, so that no retry comes too late.
+const WRITES_PER_KEY_MAX: usize = 28;
 
 /// How long a client waits for an answer, in milliseconds.
 const PATIENCE: u64 = 1_500;
@@ -52,14 +52,12 @@ struct Current {
 /// All clients.
 #[derive(Debug)]
 pub struct Clients {
-    pub keys: usize,
     current: Vec<Option<Current>>,
     /// The tries that wait for an answer.
     tries: BTreeMap<u64, Try>,
     begun: BTreeMap<usize, usize>,
     next_op: OpId,
     next_token: u64,
-    pace: u64,
     /// No new operations.
     pub stopped: bool,
     /// By token: the answer of a probe.
@@ -67,16 +65,13 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn new(dice: &mut Dice) -> Self {
-        let (clients, keys) = (dice.between(2, 7) as usize, dice.between(1, 9) as usize);
+    pub fn new(plan: &Plan) -> Self {
         Self {
-            keys,
-            current: vec![None; clients],
+            current: vec![None; plan.clients],
             tries: BTreeMap::new(),
             begun: BTreeMap::new(),
             next_op: 1,
             next_token: 1,
-            pace: dice.between(20, 600),
             stopped: false,
             probes: BTreeMap::new(),
         }
@@ -99,19 +94,20 @@ impl Clients {
 impl Cluster {
     /// A client goes on: with a new operation, or with another try of its last one.
     pub fn client(&mut self, client: usize) {
-        let pace = self.clients.pace;
+        let pace = self.plan.client_pace;
         let pause = self.dice.between(pace / 2, pace * 2);
         if self.clients.current[client].is_none() {
             if self.clients.stopped {
                 return;
             }
-            let at = self.dice.between(0, self.clients.keys as u64) as usize;
+            let at = self.dice.between(0, self.plan.keys as u64) as usize;
+            let (reads, fails) = Sort::of(at).habits();
+            let (is_read, fails) = (self.dice.percent(reads), self.dice.percent(fails));
             let begun = self.clients.begun.entry(at).or_default();
-            if *begun >= OPS_PER_KEY_MAX {
+            if !is_read && *begun >= WRITES_PER_KEY_MAX {
                 return self.after(pause * 4, Event::Client(client));
             }
-            *begun += 1;
-            let (is_read, fails) = (self.dice.percent(20), self.dice.percent(3));
+            *begun += usize::from(!is_read);
             let op = self.clients.next_op;
             self.clients.next_op += 1;
             self.books.begin(op, at, is_read);
@@ -216,9 +212,9 @@ impl Cluster {
                     ));
                 }
                 self.count("answers");
-                self.books.answered(call.op, counted.count);
+                self.books.answered(call.op, &counted);
                 self.clients.current[client] = None;
-                let pace = self.clients.pace;
+                let pace = self.plan.client_pace;
                 let pause = self.dice.between(1, pace);
                 self.after(pause, Event::Client(client));
             }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use statekeeper::protocol::defect::Planted;
 use statekeeper::protocol::members::{self, Status};
 use statekeeper::protocol::shard::Input;
 use statekeeper::protocol::types::{Epoch, Key, Member, NodeId, NodeName};
@@ -13,6 +14,7 @@ use super::faults::Faults;
 use super::invariants::Invariants;
 use super::links::{MEMBERS_TICK, PARTS_TICK};
 use super::network::{Arrival, LinkId, Network, Place};
+use super::plan::Plan;
 use super::process::*;
 
 /// Without a lease for that long, a node gives back what waits.
@@ -68,6 +70,11 @@ pub enum Event {
         part: usize,
         to: NodeId,
     },
+    /// A witness tells that a life is over.
+    Obituary {
+        process: u64,
+        of: NodeId,
+    },
     /// A node's operator looks whether it is where it should be.
     Operate(u64),
     Client(usize),
@@ -91,12 +98,13 @@ pub enum Mend {
     Boot(Place),
     Forget(NodeName),
     Calm,
+    Quick(u64),
 }
 
 #[derive(Debug)]
 pub enum ToPart {
     Install(View),
-    Dissolve,
+    Dissolve { me: NodeId, view: View },
     Input(Input),
 }
 
@@ -121,7 +129,7 @@ pub struct Cluster {
     pub(super) sequence: u64,
     pub(super) events: BTreeMap<(u64, u64), Event>,
     pub dice: Dice,
-    pub backups: usize,
+    pub plan: Plan,
     pub network: Network,
     pub processes: BTreeMap<u64, Process>,
     pub(super) next_process: u64,
@@ -132,36 +140,28 @@ pub struct Cluster {
     pub clients: Clients,
     pub faults: Faults,
     pub books: Invariants,
-    /// How slow actors are at worst, in milliseconds, and how often one of them fails, in percent.
-    pub actor_delay_max: u64,
-    pub actor_fails: u64,
     pub trace: Option<Vec<String>>,
     pub counts: BTreeMap<&'static str, u64>,
 }
 
 impl Cluster {
-    pub fn new(seed: u64, traced: bool) -> Self {
+    pub fn new(seed: u64, planted: Planted, traced: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let backups = if dice.percent(15) { 2 } else { 1 };
-        let (clients, faults) = (Clients::new(&mut dice), Faults::new(&mut dice, backups));
-        let actor_delay_max = dice.pick(&[1, 3, 20, 200]).unwrap_or(1);
-        let actor_fails = dice.pick(&[0, 0, 1, 5]).unwrap_or(0);
+        let plan = Plan::new(&mut dice, planted);
         Self {
             now: 0,
             sequence: 0,
             events: BTreeMap::new(),
             dice,
-            backups,
             network: Network::new(),
             processes: BTreeMap::new(),
             next_process: 1,
             lives: BTreeMap::new(),
             silent: BTreeSet::new(),
-            clients,
-            faults,
-            books: Invariants::new(backups),
-            actor_delay_max,
-            actor_fails,
+            clients: Clients::new(&plan),
+            faults: Faults::default(),
+            books: Invariants::new(plan.backups),
+            plan,
             trace: traced.then(Vec::new),
             counts: BTreeMap::new(),
         }
@@ -171,6 +171,11 @@ impl Cluster {
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>7} {}", self.now, what()));
         }
+    }
+
+    /// Notes what the adversary does.
+    pub fn note_fault(&mut self, what: impl FnOnce() -> String) {
+        self.note(|| format!("!!!! {}", what()));
     }
 
     pub fn count(&mut self, what: &'static str) {
@@ -280,6 +285,10 @@ impl Cluster {
                 gen_,
             } => self.part(process, part, Input::Restart { key, gen_ }),
             Event::Flush { process, part, to } => self.flush(process, part, &to),
+            Event::Obituary { process, of } => {
+                self.note_fault(|| format!("process {process} hears that {of} is dead"));
+                self.members(process, members::Input::Died(of));
+            }
             Event::Operate(p) => self.operate(p),
             Event::Client(client) => self.client(client),
             Event::GiveUp { client, token } => self.give_up(client, token),
@@ -326,6 +335,7 @@ fn process_of(event: &Event) -> Option<u64> {
         | Event::Run { process, .. }
         | Event::Restart { process, .. }
         | Event::Flush { process, .. }
+        | Event::Obituary { process, .. }
         | Event::Operate(process) => Some(*process),
         Event::Arrive(_)
         | Event::Client(_)

@@ -4,32 +4,19 @@ use statekeeper::protocol::members::Status;
 use statekeeper::protocol::types::NodeId;
 
 use super::cluster::{Cluster, Event, Mend};
-use super::dice::Dice;
 use super::network::{Payload, Place};
 use super::process::{Leaving, Process};
 
-/// How the adversary of a run behaves.
-#[derive(Debug)]
+/// At most so many nodes run at once, at so many places.
+const NODES_MAX: usize = 7;
+const PLACES: usize = 9;
+
+/// What the adversary remembers.
+#[derive(Debug, Default)]
 pub struct Faults {
-    pub nodes: usize,
-    /// Never more at once than the backups must survive.
-    gentle: bool,
-    pace: u64,
     pub stopped: bool,
     /// Messages for paused processes: process, its identity, sender, content.
     pub held: Vec<(u64, NodeId, NodeId, Payload)>,
-}
-
-impl Faults {
-    pub fn new(dice: &mut Dice, backups: usize) -> Self {
-        Self {
-            nodes: dice.between(2.max(backups as u64 + 1), 6) as usize,
-            gentle: dice.percent(60),
-            pace: dice.pick(&[400, 1_000, 2_500, 5_000]).unwrap_or(1_000),
-            stopped: false,
-            held: Vec::new(),
-        }
-    }
 }
 
 impl Cluster {
@@ -38,20 +25,29 @@ impl Cluster {
         if self.faults.stopped {
             return;
         }
-        let pace = self.faults.pace;
+        let pace = self.plan.fault_pace;
         let next = self.dice.between(pace / 2, pace * 2);
         self.after(next, Event::Fault);
-        let calm = self.books.lost.is_empty() && self.network.is_whole() && self.is_synced();
-        if self.faults.gentle && !calm {
+        let doomed = self.processes.values().any(|p| p.doom.is_some());
+        let calm = self.books.losses.is_none() && self.network.is_whole() && self.is_synced();
+        if self.plan.gentle && (doomed || !calm) {
             return;
         }
         match self.dice.between(0, 100) {
-            0..=24 => self.crash(),
+            0..=9 => self.crash(),
+            10..=19 => self.crash_midway(),
+            20..=24 => {
+                self.crash();
+                if !self.plan.gentle {
+                    self.crash();
+                }
+            }
             25..=39 => self.drop_links(),
             40..=54 => self.isolate(),
             55..=64 => self.cut_pair(),
-            65..=74 => self.pause(),
-            75..=82 => self.slow_down(),
+            65..=73 => self.pause(),
+            74..=78 => self.slow_down(),
+            79..=82 => self.slow_node(),
             83..=91 => self.someone_leaves(),
             _ => self.someone_comes(),
         }
@@ -81,31 +77,69 @@ impl Cluster {
         (running.map(|p| p.number).collect(), view.members.len())
     }
 
-    /// A process dies, so that the others can go on without it or with its next life.
-    fn crash(&mut self) {
+    /// A process whose death the others can survive, with its next life or without it.
+    fn victim(&mut self) -> Option<u64> {
         let (running, members) = self.members_running();
         let stays = |p: &u64| {
             self.processes
                 .get(p)
-                .is_some_and(|process| process.leaving == Leaving::No)
+                .is_some_and(|process| process.leaving == Leaving::No && process.doom.is_none())
         };
         let staying = running.iter().filter(|p| stays(p)).count();
-        if staying * 2 < members + 2 {
-            return;
+        // At times more than a majority goes at once, and only force helps.
+        let reckless = !self.plan.gentle && self.dice.percent(4);
+        if staying * 2 < members + 2 && !reckless {
+            return None;
         }
-        let Some(p) = self.dice.pick(&running) else {
+        self.dice.pick(&running)
+    }
+
+    /// A process ends now.
+    fn crash(&mut self) {
+        if let Some(p) = self.victim() {
+            self.strike(p);
+        }
+    }
+
+    /// A process ends in the middle of what it does, a few steps from now.
+    fn crash_midway(&mut self) {
+        let (victim, steps) = (self.victim(), self.dice.between(0, 60) as u32);
+        if let Some(process) = victim.and_then(|p| self.processes.get_mut(&p)) {
+            process.doom.get_or_insert(steps);
+        }
+    }
+
+    /// Before a process does one more thing: whether it ends instead.
+    pub(super) fn dies_first(&mut self, p: u64) -> bool {
+        let Some(Process {
+            doom: Some(steps), ..
+        }) = self.processes.get_mut(&p)
+        else {
+            return false;
+        };
+        if let Some(fewer) = steps.checked_sub(1) {
+            *steps = fewer;
+            return false;
+        }
+        self.count("crashes midway");
+        self.strike(p);
+        true
+    }
+
+    /// A process dies, and what follows from it: witnesses tell, the operator acts, a new life begins.
+    fn strike(&mut self, p: u64) {
+        let members = self.latest().map_or(0, |p| p.members.view().members.len());
+        let Some(process) = self.processes.get(&p) else {
             return;
         };
-        let Some(place) = self.processes.get(&p).map(|p| p.place) else {
-            return;
-        };
-        let Some(id) = self.processes.get(&p).map(|p| p.id().clone()) else {
-            return;
-        };
+        let (place, id) = (process.place, process.id().clone());
         let silent = self.dice.percent(25);
         self.count("crashes");
         self.kill(p, silent);
-        self.books.gone(&id);
+        self.books.losses.gone(&id);
+        if self.dice.percent(self.plan.witnessed) {
+            self.announce(&id);
+        }
         if self.dice.percent(10) && members > 2 {
             // Its machine is gone for good: the operator says so.
             let delay = self.dice.between(2_500, 6_000);
@@ -114,6 +148,20 @@ impl Cluster {
         } else {
             let delay = self.dice.between(100, 6_000);
             self.after(delay, Event::Mend(Mend::Boot(place)));
+        }
+    }
+
+    /// Some of the others learn that a life is over, at once or much later.
+    fn announce(&mut self, id: &NodeId) {
+        self.count("deaths witnessed");
+        let others: Vec<u64> = self.processes.keys().copied().collect();
+        for process in others {
+            let (hears, late) = (self.dice.percent(80), self.dice.percent(30));
+            let delay = self.dice.between(0, if late { 4_000 } else { 20 });
+            if hears {
+                let of = id.clone();
+                self.after(delay, Event::Obituary { process, of });
+            }
         }
     }
 
@@ -132,7 +180,7 @@ impl Cluster {
 
     fn cut(&mut self, pairs: Vec<(Place, Place)>) {
         self.count("cuts");
-        self.note(|| format!("cut {pairs:?}"));
+        self.note_fault(|| format!("cut {pairs:?}"));
         for (a, b) in &pairs {
             self.network.cut(*a, *b);
         }
@@ -145,14 +193,20 @@ impl Cluster {
         let places = self.places();
         let (some, others): (Vec<Place>, Vec<Place>) = {
             let one = self.dice.pick(&places);
-            let few = self.faults.gentle;
+            let few = self.plan.gentle;
             places
                 .into_iter()
                 .partition(|p| Some(*p) == one || !few && p % 2 == 0)
         };
+        // Both ways, or only from or only to those.
+        let ways = self.dice.pick(&[3, 3, 1, 2]).unwrap_or(3);
+        let between = |a: &Place, b: &Place| [(*a, *b), (*b, *a)];
         let pairs = some
             .iter()
-            .flat_map(|a| others.iter().flat_map(|b| [(*a, *b), (*b, *a)]))
+            .flat_map(|a| others.iter().flat_map(move |b| between(a, b)))
+            .zip([1, 2].into_iter().cycle())
+            .filter(|(_, way)| ways & way != 0)
+            .map(|(pair, _)| pair)
             .collect();
         self.cut(pairs);
     }
@@ -184,12 +238,29 @@ impl Cluster {
         if let Some(process) = self.processes.get_mut(&p) {
             process.paused_until = until;
             let id = process.id().clone();
-            self.note(|| format!("{id} is paused for {time} ms"));
+            self.note_fault(|| format!("{id} is paused for {time} ms"));
         }
     }
 
+    /// What one actor of a node says to another one takes long.
+    fn slow_node(&mut self) {
+        let running: Vec<u64> = self.processes.keys().copied().collect();
+        let (Some(p), latency) = (self.dice.pick(&running), self.dice.between(10, 300)) else {
+            return;
+        };
+        self.count("slow nodes");
+        self.note_fault(|| format!("process {p} is slow by {latency} ms"));
+        if let Some(process) = self.processes.get_mut(&p) {
+            process.latency = latency;
+        }
+        let delay = self.dice.between(500, 5_000);
+        self.after(delay, Event::Mend(Mend::Quick(p)));
+    }
+
     fn slow_down(&mut self) {
-        self.network.delay_max = self.dice.pick(&[20, 100, 400]).unwrap_or(20);
+        self.count("slow networks");
+        self.note_fault(|| "the network is slow".to_owned());
+        self.network.weather.delay_max = self.dice.pick(&[20, 100, 400]).unwrap_or(20);
         let delay = self.dice.between(500, 5_000);
         self.after(delay, Event::Mend(Mend::Calm));
     }
@@ -218,7 +289,12 @@ impl Cluster {
     }
 
     fn someone_comes(&mut self) {
-        let free: Vec<Place> = (0..6).filter(|place| self.at(*place).is_none()).collect();
+        if self.processes.len() >= NODES_MAX {
+            return;
+        }
+        let free: Vec<Place> = (0..PLACES)
+            .filter(|place| self.at(*place).is_none())
+            .collect();
         if let Some(place) = self.dice.pick(&free)
             && !self.lives.contains_key(&place)
         {
@@ -230,7 +306,7 @@ impl Cluster {
     pub fn mend(&mut self, mend: Mend) {
         match mend {
             Mend::Cuts(pairs) => {
-                self.note(|| format!("mend {pairs:?}"));
+                self.note_fault(|| format!("mend {pairs:?}"));
                 for (a, b) in pairs {
                     for arrival in self.network.heal(a, b) {
                         self.after(1, Event::Arrive(arrival));
@@ -249,7 +325,12 @@ impl Cluster {
                     self.forget(&name);
                 }
             }
-            Mend::Calm => self.network.delay_max = 5,
+            Mend::Calm => self.network.weather.delay_max = self.plan.weather.delay_max,
+            Mend::Quick(p) => {
+                if let Some(process) = self.processes.get_mut(&p) {
+                    process.latency = 0;
+                }
+            }
         }
     }
 }

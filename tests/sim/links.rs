@@ -15,23 +15,22 @@ pub const PARTS_TICK: u64 = 100;
 impl Cluster {
     /// Starts a new life at a place.
     pub fn boot(&mut self, place: Place) -> u64 {
-        let life = self.lives.entry(place).or_default();
-        *life += 1;
+        let before = self.lives.get(&place).copied();
+        let life = NodeId::next_incarnation(1, before, self.plan.planted);
+        self.lives.insert(place, life);
         let me = Member {
-            id: NodeId::new(format!("n{place}@h"), *life),
+            id: NodeId::new(format!("n{place}@h"), life),
             addr: format!("h:{place}").into(),
         };
         let number = self.next_process;
         self.next_process += 1;
-        let (seed, clock) = (
-            self.dice.roll(),
-            (self.dice.between(0, 100_000), self.dice.between(960, 1_041)),
-        );
+        let (seed, offset) = (self.dice.roll(), self.dice.between(0, 100_000));
+        let clock = (offset, self.plan.rate(&mut self.dice));
         self.note(|| format!("boot {}", me.id));
         if self.silent.remove(&place) {
             self.reset_links(place);
         }
-        let process = Process::new(number, me, place, self.backups, seed, clock);
+        let process = Process::new(number, me, place, &self.plan, seed, clock);
         self.processes.insert(number, process);
         let (a, b) = (
             self.dice.between(0, MEMBERS_TICK),
@@ -48,7 +47,7 @@ impl Cluster {
         let Some(process) = self.processes.remove(&p) else {
             return;
         };
-        self.note(|| {
+        self.note_fault(|| {
             format!(
                 "kill {}{}",
                 process.id(),
@@ -230,10 +229,10 @@ impl Cluster {
         else {
             return;
         };
-        if let Some((at, arrival)) = self
+        let sent = self
             .network
-            .send(self.now, link, p, payload, &mut self.dice)
-        {
+            .send(self.now, link, p, payload, &mut self.dice);
+        for (at, arrival) in sent.into_iter().flatten() {
             self.after(at - self.now, Event::Arrive(arrival));
         }
     }
@@ -263,7 +262,9 @@ impl Cluster {
         }
         match payload {
             Payload::Control(msg) => {
-                self.note(|| format!("{} <- {from}: {msg:?}", to.id));
+                if !matches!(msg, members::Msg::Ping { .. } | members::Msg::Pong { .. }) {
+                    self.note(|| format!("{} <- {from}: {msg:?}", to.id));
+                }
                 self.members(to.process, members::Input::Message { from, msg });
             }
             Payload::Data {

@@ -17,7 +17,9 @@ impl Cluster {
         let now = process.clock(self.now);
         process.members.handle(now, input, &mut out);
         for effect in out {
-            self.interpret_members(p, effect);
+            if !self.dies_first(p) {
+                self.interpret_members(p, effect);
+            }
         }
         let Some(process) = self.processes.get_mut(&p) else {
             return;
@@ -51,11 +53,13 @@ impl Cluster {
                     )
                 });
                 self.count("views installed");
-                if !view.contains(&id) {
-                    self.books
-                        .violate(format!("L1: {id} installs a view without itself"));
-                }
-                self.books.installed(&view);
+                let now = self.now;
+                let leased = self.processes.values().filter(|p| p.is_leased(now));
+                let leased = leased.map(|p| {
+                    let view = p.members.view();
+                    (view.cluster, view.epoch, p.id())
+                });
+                self.books.installed(&id, &view, leased);
                 self.tell_parts(p, || ToPart::Install(view.clone()));
             }
             members::Effect::Lease { .. } => {}
@@ -90,8 +94,11 @@ impl Cluster {
                 });
                 self.count("lives started over");
                 self.lives.insert(place, me.id.incarnation);
-                gone.iter().for_each(|id| self.books.gone(id));
-                self.tell_parts(p, || ToPart::Dissolve);
+                gone.iter().for_each(|id| self.books.losses.gone(id));
+                self.tell_parts(p, || ToPart::Dissolve {
+                    me: me.id.clone(),
+                    view: view.clone(),
+                });
                 for link in self.network.of(p) {
                     self.hang_up(link);
                 }
@@ -105,14 +112,15 @@ impl Cluster {
                 let id = process.id().clone();
                 self.note(|| format!("{id} has left, everything handed over: {handed_over}"));
                 self.count("nodes left");
-                self.books.left(&id, handed_over);
+                self.books.losses.left(&id, handed_over);
                 self.after(0, Event::Depart(p));
             }
             members::Effect::PossibleLoss { epoch, nodes } => {
                 let id = process.id().clone();
                 self.note(|| format!("{id}: possible loss in {epoch}: {nodes:?}"));
                 self.count("possible losses told");
-                self.books.loss_told = true;
+                let view = self.processes[&p].members.view().clone();
+                self.books.tells_loss(&id, &view, &nodes);
             }
         }
     }
@@ -135,6 +143,7 @@ impl Cluster {
                 barrier.sent |= 1 << part;
                 barrier.complete |= u32::from(complete) << part;
                 let after = *barrier;
+                let (id, view) = (process.id().clone(), process.members.view().clone());
                 if after.sent == ALL && before.sent != ALL {
                     self.members(
                         p,
@@ -145,6 +154,9 @@ impl Cluster {
                     );
                 }
                 if after.complete == ALL && before.complete != ALL {
+                    if view.epoch == epoch {
+                        self.books.losses.complete(&id, &view);
+                    }
                     self.members(
                         p,
                         members::Input::Synced {
@@ -186,7 +198,7 @@ impl Cluster {
                 .any(|process| process.id() == id && process.has_synced(&view))
         });
         if synced {
-            self.books.synced(&view);
+            self.books.losses.synced(&view);
         }
     }
 }

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! A run has a safety phase, in which faults happen, and a healing phase, after which every key must be served
-//! from every node. [`cluster`] is the event loop, [`process`] the state of one node, [`membership`] and [`parts`] its
-//! driver, [`network`] and [`links`] the connections, [`clients`] the load, [`faults`] the adversary, [`operators`] the
-//! humans, [`invariants`] what must hold.
+//! from every node. [`runner`] plays many runs, [`run`] one, as its [`plan`] says. [`cluster`] is the event loop,
+//! [`process`] the state of one node, [`membership`] and [`parts`] its driver, [`network`] and [`links`] the connections,
+//! [`clients`] the load, [`faults`] the adversary, [`operators`] the humans, [`invariants`] what must hold, [`trace`]
+//! what is told of it.
 
 #![allow(unreachable_pub, reason = "modules of one test")]
 
@@ -24,4 +25,8 @@ pub mod membership;
 pub mod network;
 pub mod operators;
 pub mod parts;
+pub mod plan;
 pub mod process;
+pub mod run;
+pub mod runner;
+pub mod trace;

@@ -1,5 +1,9 @@
-//! Connections between processes. A connection is ordered and reliable in each of its lanes, until it ends: then
-//! whatever was under way is lost. Behind a cut nothing arrives, neither messages nor the news that it ended.
+//! Connections between processes. As a rule a connection is ordered and reliable in each of its lanes, until it ends:
+//! then whatever was under way is lost. Behind a cut nothing arrives, neither messages nor the news that it ended.
+//!
+//! In stormy weather single messages get lost, arrive twice, or overtake each other, of the parts and of the
+//! membership alike: the machines promise to stand that, and count on nothing that a connection promises but who sent
+//! a message.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -48,6 +52,36 @@ impl Payload {
     }
 }
 
+/// What happens to single messages.
+#[derive(Clone, Debug)]
+pub struct Weather {
+    /// The longest delay of a message, in milliseconds.
+    pub delay_max: u64,
+    /// How many of a thousand messages get lost, and how many arrive twice.
+    lost: u64,
+    doubled: u64,
+    /// Whether messages overtake each other.
+    reordered: bool,
+}
+
+impl Weather {
+    pub const CALM: Self = Self {
+        delay_max: 5,
+        lost: 0,
+        doubled: 0,
+        reordered: false,
+    };
+
+    pub fn stormy(dice: &mut Dice) -> Self {
+        Self {
+            delay_max: dice.pick(&[5, 30, 150]).unwrap_or_default(),
+            lost: dice.pick(&[0, 5, 30, 100]).unwrap_or_default(),
+            doubled: dice.pick(&[0, 20, 200]).unwrap_or_default(),
+            reordered: dice.percent(70),
+        }
+    }
+}
+
 /// One end of a connection.
 #[derive(Clone, Debug)]
 pub struct End {
@@ -82,8 +116,7 @@ pub struct Network {
     next: LinkId,
     /// From where nothing reaches where.
     cuts: BTreeSet<(Place, Place)>,
-    /// The longest delay of a message, in milliseconds.
-    pub delay_max: u64,
+    pub weather: Weather,
 }
 
 impl Network {
@@ -92,7 +125,7 @@ impl Network {
             links: BTreeMap::new(),
             next: 1,
             cuts: BTreeSet::new(),
-            delay_max: 5,
+            weather: Weather::CALM,
         }
     }
 
@@ -182,7 +215,7 @@ impl Network {
             .map(|(id, _)| *id)
     }
 
-    /// When a message of that process arrives; none if the connection has ended.
+    /// When a message of that process arrives, each time that it does; never if the connection has ended.
     pub fn send(
         &mut self,
         now: u64,
@@ -190,19 +223,34 @@ impl Network {
         process: u64,
         payload: Payload,
         dice: &mut Dice,
-    ) -> Option<(u64, Arrival)> {
-        let link = self.links.get_mut(&id)?;
+    ) -> [Option<(u64, Arrival)>; 2] {
+        let Some(link) = self.links.get_mut(&id) else {
+            return [None, None];
+        };
+        let Weather {
+            delay_max,
+            lost,
+            doubled,
+            reordered,
+        } = self.weather;
+        if lost > 0 && dice.between(0, 1_000) < lost {
+            return [None, None];
+        }
         let end = usize::from(link.ends[0].process == process);
-        let last = link.last.entry((end, payload.lane())).or_default();
-        *last = (now + 1 + dice.between(0, self.delay_max)).max(*last);
-        Some((
-            *last,
-            Arrival {
-                link: id,
-                end,
-                payload,
-            },
-        ))
+        let arrival = |payload| Arrival {
+            link: id,
+            end,
+            payload,
+        };
+        let twin = (doubled > 0 && dice.between(0, 1_000) < doubled)
+            .then(|| (now + 1 + dice.between(0, 1_000), arrival(payload.clone())));
+        let mut at = now + 1 + dice.between(0, delay_max);
+        if !reordered {
+            let last = link.last.entry((end, payload.lane())).or_default();
+            at = at.max(*last);
+            *last = at;
+        }
+        [Some((at, arrival(payload))), twin]
     }
 
     /// A message reaches its end: who gets it from whom; none if it is lost or held up.

@@ -6,7 +6,7 @@ use statekeeper::protocol::types::{ClusterId, NodeId, NodeName};
 
 use super::clients::Try;
 use super::cluster::{Cluster, Event, Mend, ToMembers, ToPart};
-use super::network::Place;
+use super::network::{Place, Weather};
 use super::process::{ALL, Leaving, Process, key, part_of};
 
 impl Cluster {
@@ -94,8 +94,8 @@ impl Cluster {
                 .find(is_alone)
                 .map(|first| first.members.view().cluster);
             self.count("clusters lost");
-            self.books.loss_allowed = true;
-            self.books.loss_told = true;
+            self.books.losses.given_up();
+            self.books.losses.is_told = true;
             return;
         };
         let (p, view) = (survivor.number, survivor.members.view().clone());
@@ -122,7 +122,7 @@ impl Cluster {
         if line != self.line() {
             self.count("majorities lost");
             self.books.line = line;
-            self.books.loss_allowed = true;
+            self.books.losses.given_up();
             // Whoever survived in the old line is refused by the new one until it is restarted.
             let old: Vec<(u64, Place)> = self
                 .processes
@@ -150,7 +150,10 @@ impl Cluster {
         for pair in self.network.cuts() {
             self.mend(Mend::Cuts(vec![pair]));
         }
-        self.network.delay_max = 5;
+        self.network.weather = Weather::CALM;
+        for process in self.processes.values_mut() {
+            process.doom = None;
+        }
     }
 
     /// Asks a node on behalf of a client.

@@ -1,28 +1,39 @@
 //! The driver of a node's parts, and of the actors in them.
 
-use std::collections::BTreeMap;
-
 use statekeeper::protocol::members;
-use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Progress};
-use statekeeper::protocol::types::{Key, NodeId};
+use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Progress, Ran};
+use statekeeper::protocol::types::{Epoch, Key, NodeId};
 
 use super::cluster::{Cluster, Event, ToMembers, ToPart};
+use super::invariants::Copies;
 use super::network::{End, Payload};
-use super::process::{Actor, Counted, Leaving, decode};
+use super::process::{Actor, Counted, Leaving, Process, Sort, decode, key};
+use super::trace;
 
 impl Cluster {
+    /// What one actor of a node says to another one: in order, and as late as the node is slow.
+    fn pass(&mut self, p: u64, event: Event) {
+        let Some(process) = self.processes.get_mut(&p) else {
+            return;
+        };
+        process.passed = process.passed.max(self.now + process.latency);
+        let delay = process.passed - self.now;
+        self.after(delay, event);
+    }
+
     pub(super) fn tell_parts(&mut self, p: u64, item: impl Fn() -> ToPart) {
         let Some(process) = self.processes.get(&p) else {
             return;
         };
-        let latency = process.latency;
         for part in 0..process.parts.len() {
-            self.after(
-                latency,
+            let item = item();
+            let process = p;
+            self.pass(
+                p,
                 Event::ToPart {
-                    process: p,
+                    process,
                     part,
-                    item: item(),
+                    item,
                 },
             );
         }
@@ -55,12 +66,12 @@ impl Cluster {
                 for (_, from, payload) in mine {
                     self.receive(&end, from, payload);
                 }
-                self.check_owners(part);
+                self.note_owners(p, part);
             }
-            ToPart::Dissolve => {
+            ToPart::Dissolve { me, view } => {
                 process.actors.retain(|(of, _), _| *of != part);
                 process.due.retain(|(of, _), _| *of != part);
-                let old = process.renew(part, self.backups);
+                let old = process.renew(part, me, &view, &self.plan);
                 for (token, maybe) in old.dissolve() {
                     self.answer_client(
                         token,
@@ -106,17 +117,15 @@ impl Cluster {
         let leased = process.is_leased(self.now);
         let mut out = Vec::new();
         if let Some(trace) = &mut self.trace
-            && !matches!(input, Input::Tick | Input::Refuse)
+            && let Some(line) = trace::input(&input)
         {
-            trace.push(format!(
-                "{:>7} {}/{part} <= {input:?}",
-                self.now,
-                process.id()
-            ));
+            trace.push(format!("{:>7} {}/{part} <= {line}", self.now, process.id()));
         }
         process.parts[part].handle(leased, input, &mut out);
         for effect in out {
-            self.interpret(p, part, relays, effect);
+            if !self.dies_first(p) {
+                self.interpret(p, part, relays, effect);
+            }
         }
         self.after_part(p, part);
     }
@@ -127,9 +136,8 @@ impl Cluster {
         };
         let has = process.parts[part].has_data();
         if has != (process.has_data & 1 << part != 0) {
-            let latency = process.latency;
-            self.after(
-                latency,
+            self.pass(
+                p,
                 Event::ToMembers {
                     process: p,
                     item: ToMembers::HasData { part, has },
@@ -182,8 +190,9 @@ impl Cluster {
             Effect::Start { key, gen_, data } => {
                 process.instances += 1;
                 let actor = Actor::start(gen_, process.instances, &data);
-                process.actors.insert((part, key), actor);
-                self.check_owners(part);
+                process.actors.insert((part, key.clone()), actor);
+                let (view, id) = (process.parts[part].view(), &process.lives[part]);
+                self.books.owns(view, &key, id);
             }
             Effect::Run { key, gen_, request } => {
                 let Some(actor) = process
@@ -198,7 +207,7 @@ impl Cluster {
                 let (idle, instance) = (actor.running.is_empty(), actor.instance);
                 actor.running.push_back(request);
                 if idle {
-                    let delay = self.dice.between(0, self.actor_delay_max);
+                    let delay = self.dice.between(0, self.plan.actor_delay_max);
                     self.after(
                         delay,
                         Event::Run {
@@ -239,22 +248,20 @@ impl Cluster {
                 }
             }
             Effect::Progress(epoch, progress) => {
-                let latency = process.latency;
                 let complete = progress == Progress::Complete;
                 let item = ToMembers::Progress {
                     part,
                     epoch,
                     complete,
                 };
-                self.after(latency, Event::ToMembers { process: p, item });
+                self.pass(p, Event::ToMembers { process: p, item });
             }
             Effect::Quiet => {
-                let latency = process.latency;
                 if let Leaving::Quiescing(parts) = &mut process.leaving {
                     *parts &= !(1 << part);
                     if *parts == 0 {
-                        self.after(
-                            latency,
+                        self.pass(
+                            p,
                             Event::ToMembers {
                                 process: p,
                                 item: ToMembers::Leave,
@@ -278,11 +285,10 @@ impl Cluster {
             return;
         };
         let counted: Counted = decode(reply);
-        let view = process.parts[part].view();
-        let (line, epoch, id) = (view.cluster, view.epoch, process.id().clone());
-        if !counted.is_read {
-            self.books.acker(line, epoch, counted.key, &id);
-        }
+        let (view, id) = (process.parts[part].view(), process.lives[part].clone());
+        let copies = self.copies(process, part, &key(counted.key));
+        self.books
+            .owner_answers(&view.clone(), &id, &counted, copies.as_ref());
     }
 
     pub(super) fn flush(&mut self, p: u64, part: usize, to: &NodeId) {
@@ -316,11 +322,8 @@ impl Cluster {
     }
 
     pub(super) fn run_actor(&mut self, p: u64, part: usize, key: Key, instance: u64) {
-        let fails = self.dice.percent(self.actor_fails);
-        let (delay, again) = (
-            self.dice.between(0, self.actor_delay_max),
-            self.dice.percent(50),
-        );
+        let ends = self.dice.percent(self.plan.actor_ends);
+        let delay = self.dice.between(0, self.plan.actor_delay_max);
         let Some(process) = self.processes.get_mut(&p) else {
             return;
         };
@@ -333,24 +336,15 @@ impl Cluster {
             return;
         };
         let gen_ = actor.gen_;
-        if fails {
+        if ends {
             process.actors.remove(&at);
-            self.count("actors ended");
-            if again {
-                self.after(
-                    delay + 5,
-                    Event::Restart {
-                        process: p,
-                        part,
-                        key: key.clone(),
-                        gen_,
-                    },
-                );
-            }
-            return self.part(p, part, Input::Exited { key, gen_, again });
+            return self.actor_ended(p, part, key, gen_);
         }
         let ran = actor.run();
-        if !actor.running.is_empty() {
+        let panics = matches!(ran, Some(Ran::Failed(_))) && Sort::of_key(&key) == Sort::Fragile;
+        if panics {
+            process.actors.remove(&at);
+        } else if !actor.running.is_empty() {
             self.after(
                 delay,
                 Event::Run {
@@ -362,25 +356,56 @@ impl Cluster {
             );
         }
         if let Some(ran) = ran {
+            let key = key.clone();
             self.part(p, part, Input::Ran { key, gen_, ran });
+        }
+        if panics {
+            self.actor_ended(p, part, key, gen_);
         }
     }
 
-    /// I1': at most one node owns a key in an epoch.
-    pub(super) fn check_owners(&mut self, part: usize) {
-        let mut owners = BTreeMap::new();
-        for process in self.processes.values() {
-            let shard = &process.parts[part];
-            for (key, ..) in shard.owned() {
-                let view = shard.view();
-                if let Some(other) =
-                    owners.insert((view.cluster, view.epoch, key.clone()), process.id())
-                {
-                    let (id, epoch) = (process.id(), view.epoch);
-                    let what = format!("I1': {other} and {id} own {key:?} in epoch {epoch}");
-                    self.books.violations.push(what);
-                }
-            }
+    /// An actor is gone: its supervisor restarts it, or the next request does.
+    fn actor_ended(&mut self, p: u64, part: usize, key: Key, gen_: Epoch) {
+        let again = self.dice.percent(50);
+        let delay = 5 + self.dice.between(0, self.plan.actor_delay_max);
+        self.count("actors ended");
+        if again {
+            let restart = Event::Restart {
+                process: p,
+                part,
+                key: key.clone(),
+                gen_,
+            };
+            self.after(delay, restart);
         }
+        self.part(p, part, Input::Exited { key, gen_, again });
+    }
+
+    /// Tells the books what a part owns after it installed a view.
+    fn note_owners(&mut self, p: u64, part: usize) {
+        let Some(process) = self.processes.get(&p) else {
+            return;
+        };
+        let shard = &process.parts[part];
+        for (key, ..) in shard.owned() {
+            self.books.owns(shard.view(), key, &process.lives[part]);
+        }
+    }
+
+    /// Where the copies of a key are that a process owns.
+    fn copies(&self, process: &Process, part: usize, key: &Key) -> Option<Copies> {
+        let shard = &process.parts[part];
+        shard.owns(key)?;
+        let has = |keeper: &NodeId| {
+            let keeper = self.processes.values().find(|p| p.id() == keeper)?;
+            let theirs = &keeper.parts[part];
+            let version = theirs.record(key).map_or(0, |(_, version, ..)| version);
+            (theirs.view() == shard.view()).then_some(version)
+        };
+        let keepers = shard.acked_by(key).iter();
+        Some(Copies {
+            wanted: self.plan.backups.min(shard.view().active().count() - 1),
+            keepers: keepers.map(|(id, _)| (id.clone(), has(id))).collect(),
+        })
     }
 }

@@ -13,6 +13,7 @@ use statekeeper::protocol::view::View;
 
 use super::invariants::OpId;
 use super::network::{LinkId, Payload, Place};
+use super::plan::Plan;
 
 /// Most requests that wait in one part.
 const PENDING_MAX: usize = 160;
@@ -20,9 +21,43 @@ const PENDING_MAX: usize = 160;
 /// Most frames of another line that wait for a view.
 pub const EARLY_MAX: usize = 64;
 
-/// The key with that number.
+/// How an actor behaves, by its server type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sort {
+    /// Mostly written to.
+    Ledger,
+    /// Mostly read.
+    Board,
+    /// Some calls panic, which ends the actor.
+    Fragile,
+}
+
+impl Sort {
+    const ALL: [Self; 3] = [Self::Ledger, Self::Board, Self::Fragile];
+
+    /// Of the key with that number.
+    pub fn of(n: usize) -> Self {
+        Self::ALL[n % Self::ALL.len()]
+    }
+
+    pub fn of_key(key: &Key) -> Self {
+        Self::of(key.kind().0 as usize)
+    }
+
+    /// How many of a hundred calls read, and how many fail.
+    pub fn habits(self) -> (u64, u64) {
+        match self {
+            Self::Ledger => (20, 3),
+            Self::Board => (85, 1),
+            Self::Fragile => (20, 15),
+        }
+    }
+}
+
+/// The key with that number: actors of different types have the same names.
 pub fn key(n: usize) -> Key {
-    Key::new(Kind(1), format!("key{n}"))
+    let name = format!("k{}", n / Sort::ALL.len());
+    Key::new(Kind(Sort::of(n) as u32), name)
 }
 
 /// The part that a key belongs to.
@@ -89,7 +124,7 @@ impl Actor {
         }
     }
 
-    /// Handles the oldest request.
+    /// Handles the oldest request. A refusal of some actors is their end.
     pub fn run(&mut self) -> Option<Ran> {
         let request = self.running.pop_front()?;
         if let Some(reply) = request.id.as_ref().and_then(|id| self.ring.lookup(id)) {
@@ -169,10 +204,14 @@ pub struct Process {
     pub place: Place,
     pub members: Members,
     pub parts: Vec<Shard>,
+    /// Whose parts they are: a part hears later than its node that a life is over.
+    pub lives: Vec<NodeId>,
     /// The process's own clock: an offset and a rate in thousandths.
     clock: (u64, u64),
     /// How long an item takes from one actor of the node to another.
     pub latency: u64,
+    /// When the last item arrives that one actor of the node gave to another.
+    pub passed: u64,
     pub barrier: Barrier,
     pub has_data: u32,
     pub was_leased: bool,
@@ -188,6 +227,8 @@ pub struct Process {
     pub early: Vec<(usize, NodeId, Payload)>,
     pub paused_until: u64,
     pub leaving: Leaving,
+    /// It ends before it does so many more things, whatever they are.
+    pub doom: Option<u32>,
 }
 
 impl Process {
@@ -195,18 +236,20 @@ impl Process {
         number: u64,
         me: Member,
         place: Place,
-        backups: usize,
+        plan: &Plan,
         seed: u64,
         clock: (u64, u64),
     ) -> Self {
-        let members = Members::new(
+        let backups = plan.backups;
+        let mut members = Members::new(
             me.clone(),
             ClusterId(seed ^ 0xc105),
             Timings::default(),
             backups,
             seed,
         );
-        let parts = parts(&me.id, members.view(), backups);
+        members.plant(plan.planted);
+        let parts = parts(&me.id, members.view(), plan);
         let barrier = Barrier {
             epoch: members.view().epoch,
             ..Barrier::default()
@@ -215,9 +258,11 @@ impl Process {
             number,
             place,
             members,
+            lives: vec![me.id.clone(); parts.len()],
             parts,
             clock,
             latency: seed % 3,
+            passed: 0,
             barrier,
             has_data: 0,
             was_leased: false,
@@ -231,6 +276,7 @@ impl Process {
             early: Vec::new(),
             paused_until: 0,
             leaving: Leaving::No,
+            doom: None,
         }
     }
 
@@ -248,8 +294,9 @@ impl Process {
     }
 
     /// A new identity: everything of the old one is gone.
-    pub fn renew(&mut self, index: usize, backups: usize) -> Shard {
-        let fresh = parts(self.id(), self.members.view(), backups).swap_remove(index);
+    pub fn renew(&mut self, index: usize, me: NodeId, view: &View, plan: &Plan) -> Shard {
+        let fresh = parts(&me, view, plan).swap_remove(index);
+        self.lives[index] = me;
         std::mem::replace(&mut self.parts[index], fresh)
     }
 
@@ -269,8 +316,17 @@ impl Process {
     }
 }
 
-fn parts(me: &NodeId, view: &View, backups: usize) -> Vec<Shard> {
-    (0..SHARDS)
-        .map(|n| Shard::new(me.clone(), view.clone(), backups, PENDING_MAX, n as u64))
-        .collect()
+fn parts(me: &NodeId, view: &View, plan: &Plan) -> Vec<Shard> {
+    let part = |n| {
+        let mut part = Shard::new(
+            me.clone(),
+            view.clone(),
+            plan.backups,
+            PENDING_MAX,
+            n as u64,
+        );
+        part.plant(plan.planted);
+        part
+    };
+    (0..SHARDS).map(part).collect()
 }

@@ -1,0 +1,93 @@
+//! What happened, for people: one line each, who did what when.
+
+use statekeeper::protocol::shard::{Answer, Input, Msg, Ran, Request};
+
+use super::process::{Call, Counted, decode};
+
+/// What a part is told; none of what is not worth a line.
+pub fn input(input: &Input) -> Option<String> {
+    Some(match input {
+        Input::Tick | Input::Refuse => return None,
+        Input::Request {
+            token,
+            key,
+            request,
+        } => format!("client {token} asks {key:?}: {}", asked(request)),
+        Input::Ran { key, gen_, ran } => match ran {
+            Ran::Done { reply, data } => {
+                let backed_up = if data.is_some() { "" } else { ", no change" };
+                format!("actor {key:?} of {gen_}: {}{backed_up}", told(reply))
+            }
+            Ran::Failed(_) => format!("actor {key:?} of {gen_} fails"),
+            Ran::Unknown => format!("actor {key:?} of {gen_} cannot tell"),
+        },
+        Input::Install(view) => format!("install {} of {}", view.epoch, view.cluster),
+        Input::Message { from, epoch, msg } => format!("from {from} in {epoch}: {}", message(msg)),
+        Input::Locate { .. }
+        | Input::Cancel { .. }
+        | Input::Exited { .. }
+        | Input::Restart { .. }
+        | Input::Linked
+        | Input::Leased
+        | Input::Quiesce => format!("{input:?}"),
+    })
+}
+
+fn message(msg: &Msg) -> String {
+    match msg {
+        Msg::Grant { key, gen_, ver, .. } => format!("grant {key:?} of {gen_} version {ver}"),
+        Msg::Put { key, gen_, ver, .. } => format!("put {key:?} of {gen_} version {ver}"),
+        Msg::Hold { key, gen_, ver, .. } => format!("hold {key:?} of {gen_} version {ver}"),
+        Msg::Forward {
+            key,
+            token,
+            request,
+        } => format!("forward {token} to {key:?}: {}", asked(request)),
+        Msg::Reply { token, answer } => match answer {
+            Answer::Reply(reply) => format!("reply to {token}: {}", told(reply)),
+            Answer::Failed(_)
+            | Answer::Overloaded
+            | Answer::Leaving
+            | Answer::NotServing
+            | Answer::Unknown => format!("reply to {token}: {answer:?}"),
+        },
+        Msg::Claim { .. }
+        | Msg::OwnerIs { .. }
+        | Msg::PutAck { .. }
+        | Msg::HoldAck { .. }
+        | Msg::Done { .. }
+        | Msg::Locate { .. }
+        | Msg::Located { .. } => format!("{msg:?}"),
+    }
+}
+
+fn asked(request: &Request) -> String {
+    let Call {
+        op, is_read, fails, ..
+    } = decode(&request.payload);
+    let what = match (is_read, fails) {
+        (_, true) => "fail",
+        (true, false) => "read",
+        (false, false) => "write",
+    };
+    let (again, id) = (
+        if request.again { " again" } else { "" },
+        if request.id.is_some() {
+            ""
+        } else {
+            " without an id"
+        },
+    );
+    format!("{what} {op}{again}{id}")
+}
+
+fn told(reply: &[u8]) -> String {
+    let Counted {
+        op, is_read, count, ..
+    } = decode(reply);
+    if is_read {
+        format!("read {op} sees {count}")
+    } else {
+        format!("write {op} is number {count}")
+    }
+}
