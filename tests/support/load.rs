@@ -185,7 +185,8 @@ pub(crate) fn reward(node: &Node, player: &str, amount: i64) -> Reward {
     }
 }
 
-fn outcome_of(answer: &str) -> Outcome {
+/// What an answer means.
+pub(crate) fn outcome_of(answer: &str) -> Outcome {
     if let Ok(total) = answer.parse() {
         return Outcome::Total(total);
     }

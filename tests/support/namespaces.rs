@@ -72,23 +72,30 @@ impl Namespaces {
 
     /// Breaks the way between two machines, while everybody else hears both.
     pub(crate) fn cut_between(&self, one: &str, other: &str) {
-        for (from, to) in [(one, other), (other, one)] {
-            // To a hardware address that nobody has: the packets vanish, nobody is told.
-            let to = self.address(to);
-            let entry =
-                format!("neigh replace {to} lladdr 02:00:00:00:00:01 dev eth0 nud permanent");
-            self.machine(from)
-                .ip(&entry)
-                .expect("a neighbour to misplace");
-        }
+        self.cut_from(one, other);
+        self.cut_from(other, one);
+    }
+
+    /// Breaks one direction: what `from` sends to `to` vanishes, nobody is told.
+    pub(crate) fn cut_from(&self, from: &str, to: &str) {
+        // To a hardware address that nobody has.
+        let to = self.address(to);
+        let entry = format!("neigh replace {to} lladdr 02:00:00:00:00:01 dev eth0 nud permanent");
+        self.machine(from)
+            .ip(&entry)
+            .expect("a neighbour to misplace");
     }
 
     /// Repairs it.
     pub(crate) fn heal_between(&self, one: &str, other: &str) {
-        for (from, to) in [(one, other), (other, one)] {
-            let entry = format!("neigh del {} dev eth0", self.address(to));
-            self.machine(from).ip(&entry).expect("a neighbour to find");
-        }
+        self.heal_from(one, other);
+        self.heal_from(other, one);
+    }
+
+    /// Repairs one direction.
+    pub(crate) fn heal_from(&self, from: &str, to: &str) {
+        let entry = format!("neigh del {} dev eth0", self.address(to));
+        self.machine(from).ip(&entry).expect("a neighbour to find");
     }
 
     /// The address of a machine.

@@ -60,7 +60,7 @@ impl Spec {
         short(&self.name)
     }
 
-    fn command(&self, sandbox: &Sandbox) -> Command {
+    pub(crate) fn command(&self, sandbox: &Sandbox) -> Command {
         let mut command = match &self.namespace {
             Some(file) => sandbox.isolate(namespaces::enter(file, PROGRAM)),
             None => sandbox.command(PROGRAM),
@@ -389,7 +389,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn of(lines: &[String]) -> Self {
+    pub(crate) fn of(lines: &[String]) -> Self {
         let value = |key: &str| {
             let line = lines
                 .iter()
@@ -430,7 +430,7 @@ impl Whereis {
     }
 }
 
-fn short(name: &str) -> &str {
+pub(crate) fn short(name: &str) -> &str {
     name.split_once('@').map_or(name, |(short, _)| short)
 }
 

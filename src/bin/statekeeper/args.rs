@@ -97,6 +97,11 @@ pub(crate) struct Args {
     #[arg(long, env = "STATEKEEPER_NO_GUARDIAN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) no_guardian: bool,
 
+    /// Where standard input is no terminal: carry its lines out side by side, up to 64 at once. The lines of an
+    /// answer begin with the number of the line that it answers and '-', the last one with the number and ':'
+    #[arg(long, env = "STATEKEEPER_CONCURRENT", hide_env_values = true, conflicts_with = "no_shell", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) concurrent: bool,
+
     /// What the log, on stderr, tells [default: warn, or RUST_LOG]
     #[arg(
         long,

@@ -9,7 +9,12 @@
 
 use std::fmt;
 
+use statekeeper::protocol::types::RequestId;
+
 use crate::syntax::{self, Word};
+
+/// The option that names a request.
+pub(crate) const ID: &str = "--id";
 
 /// What the user wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,6 +32,8 @@ pub(crate) enum Command {
         player: String,
         /// As it was typed.
         amount: String,
+        /// Makes it safe to ask again: the same id, on any node, is carried out once.
+        id: Option<RequestId>,
     },
     /// List the players of this node.
     LocalPlayers,
@@ -143,10 +150,10 @@ impl Verb {
             },
             Self::RewardPlayer => Entry {
                 name: "reward_player",
-                arguments: "PLAYER AMOUNT",
+                arguments: "PLAYER AMOUNT [--id NUMBER]",
                 erlang: "interface:reward_player(<<\"player1\">>, 5).",
                 example: "reward_player player1 5",
-                about: "adds AMOUNT to the player's points and prints the new total; an AMOUNT that is no integer crashes its actor",
+                about: "adds AMOUNT to the player's points and prints the new total; an AMOUNT that is no integer crashes its actor; asked again with the same --id, on any node, it is carried out once",
             },
             Self::LocalPlayers => Entry {
                 name: "local_players",
@@ -289,7 +296,15 @@ fn command(verb: Verb, arguments: &[Word]) -> Option<Command> {
         (Verb::RewardPlayer, [player, amount]) => Some(Command::RewardPlayer {
             player: text(player),
             amount: amount.typed.clone(),
+            id: None,
         }),
+        (Verb::RewardPlayer, [player, amount, option, id]) if option.text == ID => {
+            Some(Command::RewardPlayer {
+                player: text(player),
+                amount: amount.typed.clone(),
+                id: Some(RequestId(id.text.parse().ok()?)),
+            })
+        }
         (Verb::LocalPlayers, []) => Some(Command::LocalPlayers),
         (Verb::Whereis, [player]) => Some(Command::Whereis {
             player: text(player),
@@ -385,6 +400,7 @@ mod tests {
         Command::RewardPlayer {
             player: player.into(),
             amount: amount.into(),
+            id: None,
         }
     }
 
@@ -431,6 +447,20 @@ mod tests {
         );
         assert_eq!(ok("quit"), Command::Quit);
         assert_eq!(ok("exit"), Command::Quit);
+    }
+
+    #[test]
+    fn a_reward_can_have_a_request_id() {
+        let id = Some(RequestId(u128::MAX));
+        let (player, amount) = ("--id".into(), "5".into());
+        assert_eq!(
+            ok(&format!("reward_player --id 5 --id {}", u128::MAX)),
+            Command::RewardPlayer { player, amount, id }
+        );
+        for id in ["", "x", "-1", "340282366920938463463374607431768211456"] {
+            let refused = error(&format!("reward_player p 5 --id {id}"));
+            assert!(refused.starts_with("usage: reward_player "), "{refused}");
+        }
     }
 
     #[test]
@@ -550,7 +580,7 @@ mod tests {
     fn a_wrong_number_of_arguments_shows_the_usage() {
         assert_eq!(
             error("reward_player p"),
-            "usage: reward_player PLAYER AMOUNT, for example: reward_player player1 5"
+            "usage: reward_player PLAYER AMOUNT [--id NUMBER], for example: reward_player player1 5"
         );
         for line in [
             "connect",

@@ -1,6 +1,6 @@
 //! What the Tab key offers. Pure.
 
-use crate::command::Verb;
+use crate::command::{ID, Verb};
 use crate::syntax::quoted;
 
 /// How many candidates are offered at most.
@@ -69,6 +69,7 @@ fn arguments_of(verb: Verb, before: &[&str], known: &impl Known) -> Vec<String> 
     match (verb, before) {
         (Verb::Connect, []) => known.nodes(),
         (Verb::RewardPlayer | Verb::Whereis | Verb::Kill, []) => quote(known.players()),
+        (Verb::RewardPlayer, [_, _]) => vec![ID.to_owned()],
         (Verb::Forget, []) => known.members(),
         (Verb::Forget, [_]) => vec!["--force".to_owned()],
         (Verb::Help, []) => Verb::ALL.map(|verb| verb.entry().name.to_owned()).to_vec(),
@@ -170,6 +171,10 @@ mod tests {
             (5, vec!["player1".into(), "player2".into()])
         );
         assert_eq!(offered("reward_player player1 "), (22, vec![]));
+        assert_eq!(
+            offered("reward_player player1 5 -"),
+            (24, vec!["--id".into()])
+        );
         assert_eq!(offered("help vi"), (5, vec!["view".into()]));
     }
 

@@ -22,12 +22,14 @@ pub(crate) async fn execute(node: &Node, command: Command, columns: bool) -> Ans
             Err(failure) => vec![render::error(&failure)],
         },
         Command::Nodes => render::nodes(&node.nodes()),
-        Command::RewardPlayer { player, amount } => {
-            vec![match players::reward_player(node, &player, &amount).await {
-                Ok(Ok(total)) => total.to_string(),
-                Ok(Err(refused)) => render::error(&refused),
-                Err(failure) => render::call_error(&failure),
-            }]
+        Command::RewardPlayer { player, amount, id } => {
+            vec![
+                match players::reward_player(node, &player, &amount, id).await {
+                    Ok(Ok(total)) => total.to_string(),
+                    Ok(Err(refused)) => render::error(&refused),
+                    Err(failure) => render::call_error(&failure),
+                },
+            ]
         }
         Command::LocalPlayers => match players::local_players(node).await {
             Ok(players) => render::local_players(&players, columns),

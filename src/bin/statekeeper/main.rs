@@ -117,7 +117,7 @@ async fn run(args: &Args, log: &Log) -> Result<()> {
         wait(args.tied, &mut signals).await;
         Ending::Silent
     } else {
-        shell::run(&node, log, &mut signals).await?
+        shell::run(&node, log, &mut signals, args.concurrent).await?
     };
     tokio::select! {
         () = leave(&node, children.as_mut(), args.tied, ending) => Ok(()),

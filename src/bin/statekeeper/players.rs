@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::IntErrorKind;
 
 use serde::{Deserialize, Serialize};
+use statekeeper::protocol::types::RequestId;
 use statekeeper::{CallError, GenServer, LocalServer, Node, Whereis};
 
 /// The server type: every player is one actor of it.
@@ -98,14 +99,19 @@ fn reward(state: &mut State, amount: &str) -> Result<i64, Refused> {
     Ok(state.points)
 }
 
-/// Adds to a player's points, wherever it is, and creates it here if nobody has it. The new total.
+/// Adds to a player's points, wherever it is, and creates it here if nobody has it. The new total. Asked again with
+/// the same id, also on another node, it is carried out once.
 pub(crate) async fn reward_player(
     node: &Node,
     player: &str,
     amount: &str,
+    id: Option<RequestId>,
 ) -> Result<Result<i64, Refused>, CallError> {
-    node.call::<Player>(player, Call::Reward(amount.to_owned()))
-        .await
+    let call = Call::Reward(amount.to_owned());
+    match id {
+        Some(id) => node.call_once::<Player>(id, player, call).await,
+        None => node.call::<Player>(player, call).await,
+    }
 }
 
 /// The players that live on this node, sorted by name.

@@ -138,6 +138,16 @@ pub(crate) fn view(view: &ViewInfo) -> Vec<String> {
     lines.iter().map(|line| one_line(line)).collect()
 }
 
+/// The answer to line `number` where answers come in any order; its last line can be told from those before it.
+pub(crate) fn numbered(number: u64, lines: &[String]) -> Vec<String> {
+    let last = lines.len().saturating_sub(1);
+    let mark = |at| if at == last { ':' } else { '-' };
+    let numbered = lines.iter().enumerate();
+    numbered
+        .map(|(at, line)| format!("{number}{} {line}", mark(at)))
+        .collect()
+}
+
 /// All commands, one line each.
 pub(crate) fn help() -> Vec<String> {
     let width = Verb::ALL
@@ -315,6 +325,14 @@ mod tests {
                 "POSSIBLE LOSS: since epoch 3: d@h,e@h vanished at once; what only they held is lost",
             ]
         );
+    }
+
+    #[test]
+    fn a_numbered_answer_shows_its_end() {
+        let lines = ["a", "b"].map(String::from);
+        assert_eq!(numbered(7, &lines), ["7- a", "7: b"]);
+        assert_eq!(numbered(7, &lines[1..]), ["7: b"]);
+        assert!(numbered(7, &[]).is_empty());
     }
 
     #[test]

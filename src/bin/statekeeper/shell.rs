@@ -10,6 +10,8 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::thread;
 
 use anyhow::Result;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use statekeeper::Node;
 use tokio::sync::mpsc;
 
@@ -25,6 +27,8 @@ const LINE_MAX: u64 = 1 << 20;
 /// The answer when somebody does not want to wait for one.
 const GIVEN_UP: &str =
     "no longer waited for: the outcome is unknown; 'whereis' and 'local_players' tell more";
+/// How many lines are carried out side by side.
+const AT_ONCE_MAX: usize = 64;
 /// How many lines are read ahead.
 const AHEAD_MAX: usize = 64;
 
@@ -57,9 +61,18 @@ pub(crate) enum Ending {
 ///
 /// # Errors
 /// If the terminal cannot be used.
-pub(crate) async fn run(node: &Node, log: &Log, signals: &mut Signals) -> Result<Ending> {
+pub(crate) async fn run(
+    node: &Node,
+    log: &Log,
+    signals: &mut Signals,
+    concurrent: bool,
+) -> Result<Ending> {
     if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
-        return Ok(run_lines(node, signals).await);
+        return Ok(if concurrent {
+            run_side_by_side(node, signals).await
+        } else {
+            run_lines(node, signals).await
+        });
     }
     let mut editor = Editor::start(node, log)?;
     let ending = run_editor(node, &mut editor, signals).await;
@@ -99,6 +112,45 @@ async fn run_lines(node: &Node, signals: &mut Signals) -> Ending {
             Answer::Lines(lines) if print(&lines).is_ok() => {}
             Answer::Lines(_) => return Ending::Silent,
             Answer::Leave => return Ending::Command,
+        }
+    }
+}
+
+/// Like [`run_lines`], but a line does not wait for the answers of those before it. At the end those under way are
+/// waited for.
+async fn run_side_by_side(node: &Node, signals: &mut Signals) -> Ending {
+    let mut inputs = lines();
+    let mut under_way = FuturesUnordered::new();
+    let mut ending = None;
+    let mut number = 0;
+    loop {
+        if let (Some(ending), true) = (ending, under_way.is_empty()) {
+            return ending;
+        }
+        let input = tokio::select! {
+            Some((number, answer)) = under_way.next() => {
+                match answer {
+                    Answer::Lines(lines) if print(&render::numbered(number, &lines)).is_ok() => {}
+                    Answer::Lines(_) => return Ending::Silent,
+                    Answer::Leave => ending = Some(Ending::Command),
+                }
+                continue;
+            }
+            input = inputs.recv(), if ending.is_none() && under_way.len() < AT_ONCE_MAX => input,
+            _ = signals.any() => return Ending::Silent,
+        };
+        number += 1;
+        match input.unwrap_or(Input::End) {
+            Input::Line(line) => {
+                under_way.push(async move { (number, answer(node, &line, false).await) });
+            }
+            Input::Bad(why) => {
+                if print(&render::numbered(number, &[render::error(&why)])).is_err() {
+                    return Ending::Silent;
+                }
+            }
+            Input::Cancelled { .. } => {}
+            Input::End => ending = Some(Ending::Silent),
         }
     }
 }
