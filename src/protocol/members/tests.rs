@@ -1206,3 +1206,29 @@ fn nodes_that_do_not_keep_the_same_promises_do_not_join() {
     };
     assert!(out.contains(&answered), "{out:?}");
 }
+
+#[test]
+fn a_node_has_no_say_in_its_own_eviction() {
+    let net = Net::cluster(3);
+    let (node, from) = (&net.sims[1].node, net.sims[2].node.me().id.clone());
+    let promises = |out: &[NodeId]| {
+        let ballot = agreement::Ballot {
+            round: 9,
+            node: from.clone(),
+        };
+        let step = agreement::Msg::Prepare {
+            ballot,
+            out: out.to_vec(),
+        };
+        let msg = Msg::Agree {
+            epoch: node.view().epoch,
+            dead: Vec::new(),
+            step,
+        };
+        let (mut node, from, mut effects) = (node.clone(), from.clone(), Vec::new());
+        node.handle(Millis(net.now), Input::Message { from, msg }, &mut effects);
+        node.agreement.voted()
+    };
+    assert!(promises(&[]));
+    assert!(!promises(std::slice::from_ref(&node.me().id)));
+}

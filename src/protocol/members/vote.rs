@@ -285,6 +285,9 @@ impl Members {
         let mut local = VecDeque::from([(from, step)]);
         while let Some((from, step)) = local.pop_front() {
             self.withhold_for(&step);
+            if self.is_against_me(&step) {
+                continue;
+            }
             let (lease, dead, now) = (&self.lease, &self.dead, self.now);
             let may_evict = |ids: &[NodeId]| lease.may_evict(now, ids, dead);
             let mut effects = Vec::new();
@@ -302,6 +305,20 @@ impl Members {
                     agreement::Effect::Broadcast(msg) => self.pass_all(&msg, &mut local, out),
                 }
             }
+        }
+    }
+
+    /// Whether a proposer wants this node out, which has no say in that: those that stay are a quorum. If they are not,
+    /// since one of them has just died and the proposer has not noticed, this node must not help to lose two for one.
+    /// (What may be decided already it must accept like any other.)
+    fn is_against_me(&self, step: &agreement::Msg) -> bool {
+        match step {
+            agreement::Msg::Prepare { out, .. } => {
+                out.contains(&self.me.id) && !self.view.leaving.contains(&self.me.id)
+            }
+            agreement::Msg::Promise { .. }
+            | agreement::Msg::Accept { .. }
+            | agreement::Msg::Accepted { .. } => false,
         }
     }
 
