@@ -120,3 +120,27 @@ fn the_protocol_is_pure() {
     }
     assert!(wrong.is_empty(), "impure:\n{}", wrong.join("\n"));
 }
+
+#[test]
+fn every_deliberate_defect_is_planted_in_a_model_check() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let models = [
+        "model_data.rs",
+        "model_views.rs",
+        "model_lease.rs",
+        "model_whole.rs",
+    ];
+    let text: String = models
+        .iter()
+        .map(|name| fs::read_to_string(tests.join(name)).expect("a model check"))
+        .collect();
+    let unchecked: Vec<_> = statekeeper::protocol::defect::Defect::ALL
+        .iter()
+        .filter(|defect| {
+            let name = format!("Defect::{defect:?}");
+            let end = |rest: &str| !rest.starts_with(char::is_alphanumeric);
+            !text.split(&name).skip(1).any(end)
+        })
+        .collect();
+    assert!(unchecked.is_empty(), "no check finds {unchecked:?}");
+}
