@@ -279,7 +279,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..THREE
             },
-            0,
+            478_810,
         ),
         (
             Cfg {
@@ -288,7 +288,7 @@ fn everything_that_fits() {
                 lease: true,
                 ..THREE
             },
-            0,
+            318_087,
         ),
         (
             Cfg {
@@ -296,7 +296,7 @@ fn everything_that_fits() {
                 slow_puts: true,
                 ..THREE
             },
-            0,
+            117_148,
         ),
         (
             Cfg {
@@ -305,7 +305,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..THREE
             },
-            0,
+            32_013,
         ),
         (
             Cfg {
@@ -314,18 +314,18 @@ fn everything_that_fits() {
                 clients: 1,
                 ..joined_by(0)
             },
-            0,
+            408_389,
         ),
-        (joined_by(0), 0),
-        (joined_by(1), 0),
-        (joined_by(2), 0),
+        (joined_by(0), 2_464_353),
+        (joined_by(1), 3_301_513),
+        (joined_by(2), 2_878_025),
         (
             Cfg {
                 joiners: set(&[3]),
                 joins: 1,
                 ..THREE
             },
-            0,
+            2_609_257,
         ),
         (
             Cfg {
@@ -333,7 +333,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(0)
             },
-            0,
+            1_252_437,
         ),
         (
             Cfg {
@@ -341,7 +341,7 @@ fn everything_that_fits() {
                 lease: true,
                 ..joined_by(0)
             },
-            0,
+            1_593_428,
         ),
         (
             Cfg {
@@ -349,7 +349,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(2)
             },
-            0,
+            2_788_105,
         ),
         (
             Cfg {
@@ -357,7 +357,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(0)
             },
-            0,
+            2_534_687,
         ),
         (
             Cfg {
@@ -365,7 +365,7 @@ fn everything_that_fits() {
                 evicts: 2,
                 ..four.clone()
             },
-            0,
+            1_327_889,
         ),
         (
             Cfg {
@@ -373,14 +373,14 @@ fn everything_that_fits() {
                 leaves: 1,
                 ..four.clone()
             },
-            0,
+            899_888,
         ),
         (
             Cfg {
                 backups: 2,
                 ..four.clone()
             },
-            0,
+            4_929_974,
         ),
         (
             Cfg {
@@ -389,7 +389,7 @@ fn everything_that_fits() {
                 clients: 1,
                 ..four.clone()
             },
-            0,
+            486_270,
         ),
         (
             Cfg {

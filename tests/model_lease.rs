@@ -55,19 +55,20 @@ struct State {
     dead: Vec<NodeId>,
 }
 
+/// What of a state matters.
+type Whole<'a> = (
+    BTreeMap<Place, Essence>,
+    &'a [View],
+    &'a Option<View>,
+    [&'a BTreeSet<Place>; 2],
+    &'a [NodeId],
+);
+
 /// What of a node matters: its epoch, its vote, and each deadline as seen from now.
 type Essence = (usize, bool, Vec<(Millis, Millis)>);
 
 impl State {
-    fn essence(
-        &self,
-    ) -> (
-        BTreeMap<Place, Essence>,
-        &[View],
-        &Option<View>,
-        [&BTreeSet<Place>; 2],
-        &[NodeId],
-    ) {
+    fn essence(&self) -> Whole<'_> {
         let of = |node: &Node| {
             let left = |until: Millis| until - self.now;
             let peers = MEMBERS.iter().map(|m| &m.id);

@@ -47,8 +47,7 @@ struct Explored {
 fn explore(cfg: &Cfg, counts: &[&'static str]) -> Explored {
     let start = Instant::now();
     let counts: BTreeSet<&'static str> = counts.iter().copied().collect();
-    let checker = cfg
-        .clone()
+    let checker = (*cfg)
         .checker()
         .threads(1)
         .finish_when(HasDiscoveries::AnyOf(counts.clone()))
@@ -286,6 +285,74 @@ fn a_joiner_that_went_elsewhere_declines() {
         &[goals::DECLINED],
         20_594,
     );
+}
+
+/// More deviations at once: minutes in a release build.
+#[test]
+#[ignore = "minutes; README names the command"]
+fn everything_that_fits() {
+    let one = Budget {
+        requests: 1,
+        ..NOTHING
+    };
+    let table = [
+        (
+            Budget {
+                crashes: 1,
+                holds: 1,
+                obituaries: 1,
+                ..one
+            },
+            THREE,
+            0,
+        ),
+        (
+            Budget {
+                requests: 2,
+                crashes: 1,
+                holds: 1,
+                ..one
+            },
+            THREE,
+            0,
+        ),
+        (
+            Budget {
+                cuts: 1,
+                holds: 2,
+                ..one
+            },
+            THREE,
+            0,
+        ),
+        (
+            Budget {
+                crashes: 1,
+                holds: 2,
+                restarts: 1,
+                ..one
+            },
+            TWO,
+            0,
+        ),
+        (
+            Budget {
+                crashes: 1,
+                obituaries: 1,
+                restarts: 1,
+                forgets: 1,
+                ..one
+            },
+            THREE,
+            0,
+        ),
+    ];
+    let only: Option<usize> = std::env::var("ONLY").ok().and_then(|n| n.parse().ok());
+    for (n, (budget, cfg, states)) in table.into_iter().enumerate() {
+        if only.is_none_or(|only| only == n) {
+            holds(&Cfg { budget, ..cfg }, &[goals::ANSWERED], states);
+        }
+    }
 }
 
 /// The checks find deliberate defects also where everything works together; two are found only here.
