@@ -230,7 +230,7 @@ impl MembersActor {
             .iter()
             .any(|e| matches!(e, Effect::Lease { until } if *until <= self.shared.now()));
         if ends {
-            self.shared.set_lease(s.machine.view().cluster, Millis(0));
+            self.shared.set_lease(s.machine.view(), Millis(0));
         }
         for effect in effects.drain(..) {
             match effect {
@@ -238,16 +238,15 @@ impl MembersActor {
                 Effect::Install(view) => self.install(s, view),
                 Effect::Lease { until } => {
                     let view = s.machine.view();
-                    let cluster = view.cluster;
                     // Alone it has nothing to answer from; a part may still be at work in the life before.
                     let until = if view.members.len() == 1 {
                         Millis(0)
                     } else {
                         until
                     };
-                    let had = self.shared.is_leased(cluster);
-                    self.shared.set_lease(cluster, until);
-                    if !had && self.shared.is_leased(cluster) {
+                    let had = self.shared.is_leased(view);
+                    self.shared.set_lease(view, until);
+                    if !had && self.shared.is_leased(view) {
                         self.shared.for_all_parts(|| shard::Item::Leased);
                     }
                 }

@@ -442,7 +442,7 @@ impl ShardActor {
     /// One step of the machine, with everything that it wants done.
     fn step(&self, myself: &ActorRef<Wake>, s: &mut State, input: Input) {
         let mut effects = std::mem::take(&mut s.effects);
-        let leased = self.shared.is_leased(s.machine.view().cluster);
+        let leased = self.shared.is_leased(s.machine.view());
         s.machine.handle(leased, input, &mut effects);
         let mut undeliverable = Vec::new();
         for effect in effects.drain(..) {

@@ -48,8 +48,8 @@ pub(crate) struct Shared {
     /// The node's monotonic clock counts from here.
     start: Instant,
     lease_until: AtomicU64,
-    /// The line of views that the lease is of.
-    lease_of: AtomicU64,
+    /// The view that the lease is of.
+    lease_of: (AtomicU64, AtomicU64),
     tokens: AtomicU64,
 }
 
@@ -88,7 +88,7 @@ impl Shared {
             me: RwLock::new(me),
             start: Instant::now(),
             lease_until: AtomicU64::new(0),
-            lease_of: AtomicU64::new(cluster.0),
+            lease_of: (AtomicU64::new(cluster.0), AtomicU64::new(0)),
             tokens: AtomicU64::new(0),
         }
     }
@@ -145,20 +145,27 @@ impl Shared {
         Millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Whether this node may answer clients as a member of `cluster`. A lease says nothing about another line of
-    /// views: a part may still be at work in an earlier life of the node.
-    pub(crate) fn is_leased(&self, cluster: ClusterId) -> bool {
+    /// Whether this node may answer clients as a member of `view`. A lease says nothing about another view: a part may
+    /// still be at work in an earlier life of the node, or in a view whose actors others own in the next.
+    pub(crate) fn is_leased(&self, view: &View) -> bool {
         let until = self.lease_until.load(Ordering::SeqCst);
-        self.now().0 < until && self.lease_of.load(Ordering::SeqCst) == cluster.0
+        self.now().0 < until && self.is_lease_of(view)
     }
 
-    pub(crate) fn set_lease(&self, cluster: ClusterId, until: Millis) {
-        if self.lease_of.load(Ordering::SeqCst) != cluster.0 {
-            // Never the new line's name with the old one's time.
+    pub(crate) fn set_lease(&self, view: &View, until: Millis) {
+        if !self.is_lease_of(view) {
+            // Never the new view's name with the old one's time.
             self.lease_until.store(0, Ordering::SeqCst);
-            self.lease_of.store(cluster.0, Ordering::SeqCst);
+            self.lease_of.0.store(view.cluster.0, Ordering::SeqCst);
+            self.lease_of.1.store(view.epoch.0, Ordering::SeqCst);
         }
         self.lease_until.store(until.0, Ordering::SeqCst);
+    }
+
+    fn is_lease_of(&self, view: &View) -> bool {
+        let (cluster, epoch) = &self.lease_of;
+        cluster.load(Ordering::SeqCst) == view.cluster.0
+            && epoch.load(Ordering::SeqCst) == view.epoch.0
     }
 
     /// A name for a request of a client of this node.
@@ -256,5 +263,36 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::Member;
+
+    #[test]
+    fn a_lease_is_of_one_view() {
+        let me = NodeId::new("a@h", 1);
+        let shared = Shared::new(
+            me.clone(),
+            ClusterId(7),
+            Config::new("a"),
+            HashMap::new(),
+            Planted::NONE,
+        );
+        let member = Member {
+            id: me,
+            addr: Arc::from("h:1"),
+        };
+        let before = View::alone(ClusterId(7), member);
+        let after = before.next(&[], None, &[]);
+        let far = Millis(u64::MAX);
+        shared.set_lease(&before, far);
+        assert!(shared.is_leased(&before) && !shared.is_leased(&after));
+        shared.set_lease(&after, far);
+        assert!(!shared.is_leased(&before) && shared.is_leased(&after));
+        shared.set_lease(&after, Millis(0));
+        assert!(!shared.is_leased(&after));
     }
 }

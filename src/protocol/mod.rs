@@ -36,6 +36,9 @@
 //! voted for the next view. A vote waits until the promises to all that it evicts have run out, unless they are
 //! known dead.
 //!
+//! **Messages** may get lost, arrive twice and overtake each other; only who sent them is proven. (A connection keeps
+//! them in order, and loses them only with itself. No rule counts on that.)
+//!
 //! # Rules that came later
 //!
 //! Found by running, simulating and checking this code; the reasons stand at the code.
@@ -48,6 +51,8 @@
 //! - A *done* says whether the sender has heard the receiver's; whoever has not, is told again.
 //! - Claims that come before the home has authority wait for its barrier; they are not dropped.
 //! - A leaver whose barrier is complete bids farewell: being known dead spares the others the wait for its lease.
+//! - A lease is of one view: a part answers only when it has installed the view that the node is leased in. The parts
+//!   hear of views and of evictions later than the membership, and what they own may be another's by then.
 //! - Where only one member is active no copies can be made: its barrier completes, and it answers nobody.
 
 pub mod agreement;

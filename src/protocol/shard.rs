@@ -545,7 +545,8 @@ impl Shard {
         self.planted = planted.into();
     }
 
-    /// Takes one step. `leased`: whether this node may answer clients right now.
+    /// Takes one step. `leased`: whether this node may answer clients right now, as a member of the view that this part
+    /// has installed.
     pub fn handle(&mut self, leased: bool, input: Input, out: &mut Vec<Effect>) {
         match input {
             Input::Request {

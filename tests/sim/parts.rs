@@ -114,7 +114,7 @@ impl Cluster {
                 ..
             }
         );
-        let leased = process.is_leased(self.now);
+        let leased = process.may_answer(self.now, part);
         let mut out = Vec::new();
         if let Some(trace) = &mut self.trace
             && let Some(line) = trace::input(&input)

@@ -289,6 +289,12 @@ impl Process {
         self.clock(now) < self.members.leased_until()
     }
 
+    /// Whether a part may answer: the lease is of one view, which the part may not have heard of yet.
+    pub fn may_answer(&self, now: u64, part: usize) -> bool {
+        let (mine, of_part) = (self.members.view(), self.parts[part].view());
+        self.is_leased(now) && (mine.cluster, mine.epoch) == (of_part.cluster, of_part.epoch)
+    }
+
     pub fn id(&self) -> &NodeId {
         &self.members.me().id
     }
