@@ -148,8 +148,11 @@ impl Shared {
     /// Whether this node may answer clients as a member of `view`. A lease says nothing about another view: a part may
     /// still be at work in an earlier life of the node, or in a view whose actors others own in the next.
     pub(crate) fn is_leased(&self, view: &View) -> bool {
-        let until = self.lease_until.load(Ordering::SeqCst);
-        self.now().0 < until && self.is_lease_of(view)
+        // Asked twice: between the two the time is this view's. (While the name changes the time is 0, and no view
+        // comes back.)
+        self.is_lease_of(view)
+            && self.now().0 < self.lease_until.load(Ordering::SeqCst)
+            && self.is_lease_of(view)
     }
 
     pub(crate) fn set_lease(&self, view: &View, until: Millis) {
