@@ -30,12 +30,13 @@ const DEFECT_SEEDS: u64 = 500;
 /// What no run is expected to find: a late message of an earlier epoch that happens to fit, an unconfirmed grant whose
 /// home is lost just then, an outsider that counts votes, a lease that is wrong for a moment. The model checks do.
 #[cfg(debug_assertions)]
-const UNSEEN: [Defect; 6] = [
+const UNSEEN: [Defect; 7] = [
     Defect::NoEpochCheckOnPut,
     Defect::LateGrant,
     Defect::OnlyDeadOwnersPushed,
     Defect::Outsider,
     Defect::NoGrace,
+    Defect::NoWedge,
     Defect::WedgeButSelf,
 ];
 
