@@ -3,6 +3,7 @@
 //!
 //! Three real processes: this test starts itself again, as nodes that take commands. Two of them are flooded by clients
 //! of their own; the third, an owner of half of the players and a keeper of most others, is under SIGSTOP.
+#![cfg(feature = "cli")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,6 +23,10 @@ use statekeeper::protocol::members::Status;
 use statekeeper::protocol::types::Millis;
 use statekeeper::{CallError, GenServer, Node};
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Names the node that a process of this test is to be.
 const ROLE: &str = "STATEKEEPER_OVERLOAD_NODE";
 /// For how long a node may be silent, in milliseconds.
@@ -36,8 +41,7 @@ const OFFERED: usize = 1_000_000;
 const BALLAST: usize = 4 * 1024;
 /// Per node.
 const PLAYERS: usize = 200;
-/// What clients, frames on their way and the allocator take beside what waits. (The system's allocator: the program's
-/// keeps more of what it once had, whoever needs it no longer.)
+/// What clients, frames on their way and the allocator take beside what waits.
 const SLACK_BYTES: usize = 96 * 1024 * 1024;
 
 struct Player;
@@ -106,8 +110,14 @@ fn node() {
     let Ok(name) = std::env::var(ROLE) else {
         return;
     };
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(serve(&name));
+    // One thread frees what it had: memory that one thread got and another one freed goes back to the system late.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let served = runtime.spawn(async move { serve(&name).await });
+    runtime.block_on(served).expect("a node");
 }
 
 async fn serve(name: &str) {
@@ -202,8 +212,7 @@ async fn flood(node: &Node, count: usize) -> Tally {
     }
     println!("{MARK}offered");
     while open.join_next().await.is_some() {}
-    let tally = tally.lock().expect("a tally").clone();
-    tally
+    tally.lock().expect("a tally").clone()
 }
 
 /// A process of this test. Dropped, it is killed.

@@ -5,7 +5,7 @@
 
 use statekeeper::protocol::members::Status;
 use statekeeper::protocol::types::NodeName;
-use statekeeper::{CallError, LocalServer, ViewInfo, Whereis};
+use statekeeper::{CallError, Counters, LocalServer, ViewInfo, Whereis};
 
 use crate::command::Verb;
 use crate::players::State;
@@ -136,6 +136,13 @@ pub(crate) fn view(view: &ViewInfo) -> Vec<String> {
         format!("POSSIBLE LOSS: since epoch {epoch}: {nodes} vanished at once; what only they held is lost")
     }));
     lines.iter().map(|line| one_line(line)).collect()
+}
+
+/// What waits and what was counted, one `name: value` per line.
+pub(crate) fn counters(waiting_bytes: usize, counters: &Counters) -> Vec<String> {
+    let waiting = std::iter::once(format!("waiting_bytes: {waiting_bytes}"));
+    let counted = counters.named().map(|(name, n)| format!("{name}: {n}"));
+    waiting.chain(counted).collect()
 }
 
 /// All commands, one line each.
@@ -315,6 +322,13 @@ mod tests {
                 "POSSIBLE LOSS: since epoch 3: d@h,e@h vanished at once; what only they held is lost",
             ]
         );
+    }
+
+    #[test]
+    fn counters_have_their_names() {
+        let lines = counters(7, &Counters::default());
+        assert_eq!(lines[0], "waiting_bytes: 7");
+        assert!(lines.contains(&"implausible: 0".to_owned()));
     }
 
     #[test]
