@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use hostile::parts::{Attack, World};
+use hostile::{members, parts};
 
 /// How long each loop runs by itself.
 const SECONDS: u64 = 10;
@@ -72,7 +72,7 @@ fn kept<T: DeserializeOwned>(what: &str) -> Vec<Vec<T>> {
 #[test]
 fn whatever_happens_what_waits_is_counted_and_in_the_end_released() {
     for_seeds("whatever_happens", |seed| {
-        let mut world = World::new(seed);
+        let mut world = parts::World::new(seed);
         for _ in 0..1_500 {
             world.stir();
         }
@@ -93,8 +93,8 @@ fn whatever_happens_what_waits_is_counted_and_in_the_end_released() {
 fn no_message_of_a_peer_ends_a_part_or_makes_it_hold_more_than_its_limit() {
     let (refused, seeds) = (Cell::new(0), Cell::new(0));
     for_seeds("no_message_of_a_peer", |seed| {
-        let mut world = World::new(seed);
-        let mut attacks: Vec<Attack> = Vec::new();
+        let mut world = parts::World::new(seed);
+        let mut attacks: Vec<parts::Attack> = Vec::new();
         let run = catch_unwind(AssertUnwindSafe(|| {
             for _ in 0..1_500 {
                 world.stir();
@@ -116,11 +116,51 @@ fn no_message_of_a_peer_ends_a_part_or_makes_it_hold_more_than_its_limit() {
 
 #[test]
 fn what_was_kept_of_attacks_on_parts_does_no_harm() {
-    for attacks in kept::<Attack>("parts") {
-        let mut world = World::new(1);
+    for attacks in kept::<parts::Attack>("parts") {
+        let mut world = parts::World::new(1);
         for attack in attacks {
             world.stir();
             world.suffer(&attack);
         }
+    }
+}
+
+#[test]
+fn no_message_of_a_peer_ends_a_membership_or_makes_it_grow_without_bound() {
+    let (refused, seeds) = (Cell::new(0), Cell::new(0));
+    for_seeds("no_message_of_a_peer_ends_a_membership", |seed| {
+        let mut world = members::World::new(seed);
+        assert!(world.united(), "the cluster forms");
+        assert_eq!(world.refused, 0, "honest nodes are believed");
+        let mut attacks: Vec<members::Attack> = Vec::new();
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..300 {
+                world.stir();
+                if let Some(attack) = world.attack() {
+                    attacks.push(attack.clone());
+                    world.suffer(&attack);
+                }
+            }
+            world.check_sizes();
+        }));
+        if run.is_err() {
+            keep("members", seed, &attacks);
+        }
+        assert!(run.is_ok());
+        refused.set(refused.get() + world.refused);
+        seeds.set(seeds.get() + 1);
+    });
+    assert!(refused.get() > seeds.get(), "hardly anything was refused");
+}
+
+#[test]
+fn what_was_kept_of_attacks_on_memberships_does_no_harm() {
+    for attacks in kept::<members::Attack>("members") {
+        let mut world = members::World::new(1);
+        for attack in attacks {
+            world.stir();
+            world.suffer(&attack);
+        }
+        world.check_sizes();
     }
 }

@@ -290,6 +290,7 @@ impl MembersActor {
                         let _ = port.send(result);
                     }
                 }
+                Effect::Refused { from, rule } => self.shared.refused(&from, rule),
                 Effect::Left => info!(node = %self.shared.name, "view.left"),
                 Effect::PossibleLoss { epoch, nodes } => {
                     warn!(node = %self.shared.name, epoch = epoch.0, ?nodes,

@@ -9,6 +9,13 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters { $($(#[$doc])* pub $name: u64,)+ }
 
+        impl Counters {
+            /// Each count with its name.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)+].into_iter()
+            }
+        }
+
         /// The running counts.
         #[derive(Debug, Default)]
         pub(crate) struct Tally { $($(#[$doc])* pub(crate) $name: AtomicU64,)+ }

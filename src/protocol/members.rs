@@ -15,7 +15,7 @@
 //! leave, loss).
 //!
 //! Every collection is bounded; what happens at the bound stands at the constant. Peers' bytes never panic: messages
-//! are checked, and what makes no sense is ignored.
+//! are checked, and what no node of ours sends is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -258,6 +258,13 @@ pub enum Effect {
     },
     /// The node has left; nothing of it is missed. It may stop.
     Left,
+    /// A message was dropped that no node of ours sends: its sender is broken, or makes things up.
+    Refused {
+        /// Who sent it.
+        from: NodeId,
+        /// What rule it breaks.
+        rule: &'static str,
+    },
     /// At least `backups + 1` members vanished since the last complete barrier: what had its owner and its
     /// keepers among them is lost.
     PossibleLoss {
@@ -732,5 +739,12 @@ fn send(to: &NodeId, msg: Msg) -> Effect {
     Effect::Send {
         to: to.clone(),
         msg,
+    }
+}
+
+fn refused(from: &NodeId, rule: &'static str) -> Effect {
+    Effect::Refused {
+        from: from.clone(),
+        rule,
     }
 }

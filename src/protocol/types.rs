@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::defect::{Defect, Planted};
 
+/// The longest name or address of a node that is read from a peer, in bytes: longer than any that a node can have.
+const TEXT_BYTES_MAX: usize = 512;
+
 /// The name of a node, `NAME@HOST`: it stays the same over restarts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Arc<str>")]
 pub struct NodeName(Arc<str>);
 
 impl NodeName {
@@ -25,6 +29,18 @@ impl NodeName {
     /// The part before the `@`, which is how an operator calls the node.
     pub fn short(&self) -> &str {
         self.0.split('@').next().unwrap_or(&self.0)
+    }
+}
+
+impl TryFrom<Arc<str>> for NodeName {
+    type Error = &'static str;
+
+    /// A name that a peer told: not longer than any can be.
+    fn try_from(name: Arc<str>) -> Result<Self, &'static str> {
+        if name.len() > TEXT_BYTES_MAX {
+            return Err("no node's name is that long");
+        }
+        Ok(Self(name))
     }
 }
 
@@ -89,7 +105,17 @@ pub struct Member {
     /// Who it is.
     pub id: NodeId,
     /// Where it listens; a newer incarnation that answers there proves this one dead.
+    #[serde(deserialize_with = "short")]
     pub addr: Arc<str>,
+}
+
+/// An address that a peer told: not longer than any can be.
+fn short<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Arc<str>, D::Error> {
+    let text = Arc::<str>::deserialize(from)?;
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(serde::de::Error::custom("no address is that long"));
+    }
+    Ok(text)
 }
 
 /// Names one line of views. Minted at random by a node that starts alone, and by `forget --force`.

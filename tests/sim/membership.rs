@@ -115,6 +115,10 @@ impl Cluster {
                 self.books.losses.left(&id, handed_over);
                 self.after(0, Event::Depart(p));
             }
+            members::Effect::Refused { from, rule } => {
+                self.books
+                    .violate(format!("{from} is not believed: {rule}"));
+            }
             members::Effect::PossibleLoss { epoch, nodes } => {
                 let id = process.id().clone();
                 self.note(|| format!("{id}: possible loss in {epoch}: {nodes:?}"));

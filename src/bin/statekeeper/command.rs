@@ -44,6 +44,8 @@ pub(crate) enum Command {
     },
     /// Show the cluster.
     View,
+    /// Show what was refused, and what waits.
+    Counters,
     /// Kill a player's actor.
     Kill {
         /// Its name.
@@ -79,6 +81,8 @@ pub(crate) enum Verb {
     Whereis,
     /// See [`Command::View`].
     View,
+    /// See [`Command::Counters`].
+    Counters,
     /// See [`Command::Kill`].
     Kill,
     /// See [`Command::Forget`].
@@ -117,13 +121,14 @@ impl Entry {
 
 impl Verb {
     /// All, in the order of `help`.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Connect,
         Self::Nodes,
         Self::RewardPlayer,
         Self::LocalPlayers,
         Self::Whereis,
         Self::View,
+        Self::Counters,
         Self::Kill,
         Self::Forget,
         Self::Leave,
@@ -175,6 +180,13 @@ impl Verb {
                 erlang: "view().",
                 example: "view",
                 about: "shows the cluster: its id, epoch and members, and what this node is doing",
+            },
+            Self::Counters => Entry {
+                name: "counters",
+                arguments: "",
+                erlang: "counters().",
+                example: "counters",
+                about: "shows how many bytes of requests wait, and what this node refused, dropped and linked so far",
             },
             Self::Kill => Entry {
                 name: "kill",
@@ -310,6 +322,7 @@ fn command(verb: Verb, arguments: &[Word]) -> Option<Command> {
             player: text(player),
         }),
         (Verb::View, []) => Some(Command::View),
+        (Verb::Counters, []) => Some(Command::Counters),
         (Verb::Kill, [player]) => Some(Command::Kill {
             player: text(player),
         }),
@@ -334,6 +347,7 @@ fn command(verb: Verb, arguments: &[Word]) -> Option<Command> {
             | Verb::LocalPlayers
             | Verb::Whereis
             | Verb::View
+            | Verb::Counters
             | Verb::Kill
             | Verb::Forget
             | Verb::Leave
@@ -417,6 +431,7 @@ mod tests {
         assert_eq!(ok("local_players"), Command::LocalPlayers);
         assert_eq!(ok("whereis p"), Command::Whereis { player: "p".into() });
         assert_eq!(ok("view"), Command::View);
+        assert_eq!(ok("counters"), Command::Counters);
         assert_eq!(ok("kill p"), Command::Kill { player: "p".into() });
         assert_eq!(
             ok("forget n"),

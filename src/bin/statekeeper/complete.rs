@@ -80,6 +80,7 @@ fn arguments_of(verb: Verb, before: &[&str], known: &impl Known) -> Vec<String> 
             | Verb::LocalPlayers
             | Verb::Whereis
             | Verb::View
+            | Verb::Counters
             | Verb::Kill
             | Verb::Forget
             | Verb::Leave

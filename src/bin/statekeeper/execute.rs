@@ -40,6 +40,7 @@ pub(crate) async fn execute(node: &Node, command: Command, columns: bool) -> Ans
             Err(failure) => render::call_error(&failure),
         }],
         Command::View => render::view(&node.view()),
+        Command::Counters => render::counters(node.waiting_bytes(), &node.counters()),
         Command::Kill { player } => vec![match players::kill(node, &player).await {
             Ok(killed) => render::killed(&player, killed),
             Err(failure) => render::call_error(&failure),

@@ -5,7 +5,7 @@
 
 use statekeeper::protocol::members::Status;
 use statekeeper::protocol::types::NodeName;
-use statekeeper::{CallError, LocalServer, ViewInfo, Whereis};
+use statekeeper::{CallError, Counters, LocalServer, ViewInfo, Whereis};
 
 use crate::command::Verb;
 use crate::players::State;
@@ -146,6 +146,13 @@ pub(crate) fn numbered(number: u64, lines: &[String]) -> Vec<String> {
     numbered
         .map(|(at, line)| format!("{number}{} {line}", mark(at)))
         .collect()
+}
+
+/// What waits and what was counted, one `name: value` per line.
+pub(crate) fn counters(waiting_bytes: usize, counters: &Counters) -> Vec<String> {
+    let waiting = std::iter::once(format!("waiting_bytes: {waiting_bytes}"));
+    let counted = counters.named().map(|(name, n)| format!("{name}: {n}"));
+    waiting.chain(counted).collect()
 }
 
 /// All commands, one line each.
@@ -333,6 +340,13 @@ mod tests {
         assert_eq!(numbered(7, &lines), ["7- a", "7: b"]);
         assert_eq!(numbered(7, &lines[1..]), ["7: b"]);
         assert!(numbered(7, &[]).is_empty());
+    }
+
+    #[test]
+    fn counters_have_their_names() {
+        let lines = counters(7, &Counters::default());
+        assert_eq!(lines[0], "waiting_bytes: 7");
+        assert!(lines.contains(&"implausible: 0".to_owned()));
     }
 
     #[test]

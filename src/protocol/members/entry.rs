@@ -9,7 +9,7 @@ use super::{
     COMMANDS_MAX, Candidate, Connect, Effect, Failure, Members, Msg, PATIENCE_HEARTBEATS,
     QUEUE_MAX, Refusal, Terms,
 };
-use super::{INCARNATION_MAX, VIEW_MAX, send};
+use super::{INCARNATION_MAX, VIEW_MAX, refused, send};
 use crate::protocol::defect::Defect;
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
 
@@ -48,7 +48,10 @@ impl Members {
             return out.push(send(from, Msg::Refused(Refusal::Different)));
         }
         if member.id != *from || from.incarnation > INCARNATION_MAX {
-            return;
+            return out.push(refused(
+                from,
+                "a node asks for its own life, which can be exceeded",
+            ));
         }
         if self.view.contains(from) {
             return out.push(send(from, Msg::ViewIs(self.view.clone()))); // the decision got lost

@@ -235,6 +235,7 @@ impl Net {
                 self.kill(place);
             }
             Effect::PossibleLoss { epoch, nodes } => self.losses.push((place, epoch, nodes)),
+            Effect::Refused { .. } => {}
         }
     }
 

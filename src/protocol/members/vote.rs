@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use super::{
-    DEAD_MAX, Deferred, Effect, Failure, INCARNATION_MAX, Members, Msg, Rejoining, VIEW_MAX, send,
+    DEAD_MAX, Deferred, Effect, Failure, INCARNATION_MAX, Members, Msg, Rejoining, VIEW_MAX,
+    refused, send,
 };
 use crate::protocol::agreement::{self, Agreement, is_quorum};
 use crate::protocol::defect::Defect;
@@ -43,8 +44,11 @@ impl Members {
             self.mark_dead(id, out);
         }
         // Learning of a death can complete an own proposal.
-        if epoch != self.view.epoch || !self.sound(&step) {
+        if epoch != self.view.epoch {
             return;
+        }
+        if !self.sound(&step) {
+            return out.push(refused(from, "the next view follows the installed one"));
         }
         match step {
             agreement::Msg::Prepare { .. } | agreement::Msg::Accept { .. } => {
@@ -57,7 +61,7 @@ impl Members {
 
     pub(super) fn on_view_is(&mut self, from: &NodeId, view: View, out: &mut Vec<Effect>) {
         if !is_sound(&view) {
-            return;
+            return out.push(refused(from, "a view has members, sorted, one per name"));
         }
         let mine = view.contains(&self.me.id);
         if view.cluster != self.view.cluster {
