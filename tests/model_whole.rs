@@ -326,6 +326,17 @@ fn everything_that_fits() {
             TWO,
             478_406,
         ),
+        (
+            Budget {
+                crashes: 1,
+                obituaries: 1,
+                restarts: 1,
+                forgets: 1,
+                ..one
+            },
+            THREE,
+            1_327_772,
+        ),
     ];
     let only: Option<usize> = std::env::var("ONLY").ok().and_then(|n| n.parse().ok());
     for (n, (budget, cfg, states)) in table.into_iter().enumerate() {
