@@ -185,7 +185,7 @@ impl Cfg {
                     let complete = progress == Progress::Complete;
                     w.post(&me, false, Item::Progress(epoch, complete));
                 }
-                shard::Effect::Broken(_) => {
+                shard::Effect::Broken(_) | shard::Effect::Refused { .. } => {
                     w.books.violated.insert(checks::UNBROKEN);
                 }
                 shard::Effect::Start { .. }
