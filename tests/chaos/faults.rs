@@ -12,6 +12,9 @@ const LONG_MS: (u64, u64) = (2_500, 5_000);
 /// Shorter: nobody needs to notice.
 const SHORT_MS: (u64, u64) = (100, 1_700);
 
+/// Just before the others agree on a view without it.
+const SPREAD_MS: (u64, u64) = (1_300, 2_100);
+
 /// One thing that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -31,6 +34,9 @@ pub(crate) enum Fault {
     Between,
     /// One machine does not hear another one, which hears it.
     OneWay,
+    /// Two machines cannot hear each other, and then one of them hears nobody: it is voted out with a lease in hand,
+    /// and nobody can tell it.
+    Spreading,
     /// What one machine sends vanishes, it hears everybody.
     Mute,
     /// One machine hears nobody, everybody hears it.
@@ -76,11 +82,18 @@ impl Fault {
         Self::KillActors,
     ];
     /// Those that can cost two.
-    pub(crate) const DOUBLE: [Self; 3] = [Self::KillTwo, Self::FreezeAndKill, Self::Split];
+    pub(crate) const DOUBLE: [Self; 4] = [
+        Self::KillTwo,
+        Self::FreezeAndKill,
+        Self::Split,
+        Self::Spreading,
+    ];
 
     /// How many nodes may lose what they hold.
     pub(crate) fn costs(self, nodes: usize) -> usize {
         match self {
+            // Of three, the two that are left cannot vote one of them out.
+            Self::Spreading => nodes.min(4) - 2,
             Self::KillTwo | Self::FreezeAndKill => 2,
             Self::Split => (nodes - 1) / 2,
             Self::FreezeShort | Self::CutShort | Self::Leave | Self::Rolling | Self::KillActors => {
@@ -109,7 +122,7 @@ impl Fault {
         let rest = sorted(rest);
         let others = sorted(&names[2..]);
         let half = (names.len() - 1) / 2;
-        fleet.note(format!("{self:?} {one} (then {two})"));
+        fleet.note(format!("fault {self:?}: {one}, {two}"));
         match self {
             Self::Kill => {
                 fleet.kill(one);
@@ -147,6 +160,12 @@ impl Fault {
                 fleet.silence(one, two);
                 pause(dice, LONG_MS);
             }
+            Self::Spreading => {
+                fleet.split(&[vec![one.clone()], vec![two.clone()]]);
+                pause(dice, SPREAD_MS);
+                rest.iter().for_each(|other| fleet.silence(other, one));
+                pause(dice, LONG_MS);
+            }
             Self::Mute => {
                 rest.iter().for_each(|other| fleet.silence(one, other));
                 pause(dice, LONG_MS);
@@ -164,7 +183,7 @@ impl Fault {
             }
             Self::Shatter => {
                 let parts: Vec<Vec<String>> =
-                    names.chunks(half.max(1)).map(<[_]>::to_vec).collect();
+                    names.chunks(names.len() / 2).map(<[_]>::to_vec).collect();
                 fleet.note(format!("{parts:?}"));
                 fleet.split(&parts);
                 pause(dice, LONG_MS);

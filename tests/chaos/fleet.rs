@@ -2,6 +2,7 @@
 //! ever, and what a cluster does not do in time is a finding, not a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,8 +32,6 @@ pub(crate) struct Plan {
     pub(crate) spares: usize,
     /// Backups of each player.
     pub(crate) backups: usize,
-    /// Further options of the program.
-    pub(crate) options: Vec<(&'static str, &'static str)>,
     /// How long the cluster may take to heal, on a busy machine.
     pub(crate) patience: Duration,
     /// A deliberate defect.
@@ -49,6 +48,7 @@ pub(crate) struct Fleet {
     /// Machines without a cable, and directions that are broken.
     unplugged: Mutex<BTreeSet<String>>,
     broken: Mutex<BTreeSet<(String, String)>>,
+    lives: AtomicUsize,
     start: Instant,
     events: Mutex<Vec<(Duration, String)>>,
 }
@@ -69,6 +69,7 @@ impl Fleet {
             frozen: Mutex::default(),
             unplugged: Mutex::default(),
             broken: Mutex::default(),
+            lives: AtomicUsize::new(0),
             start: Instant::now(),
             events: Mutex::default(),
         })
@@ -131,10 +132,11 @@ impl Fleet {
             .listen((address, PORT).into())
             .option("--call-timeout", CALL_TIMEOUT_MS)
             .option("--backups", &self.plan.backups.to_string());
-        for (option, value) in &self.plan.options {
-            spec = spec.option(option, value);
-        }
         spec.options.push("--concurrent".to_owned());
+        // With and without a witness of its end, in turn.
+        if self.lives.fetch_add(1, Ordering::Relaxed) % 2 == 1 {
+            spec.options.push("--no-guardian".to_owned());
+        }
         spec.namespace = Some(self.machines.file(name));
         let node = Arc::new(Process::start(
             &self.sandbox,

@@ -167,30 +167,43 @@ fn again(calls: &[&Call], loss: &Loss) -> Vec<Unknown> {
     .collect()
 }
 
-/// Checks, without any search, what must hold at rest: the total of a player is what was acknowledged, plus some of
-/// what was not. The amounts are such that no other set of them has the same sum.
-pub(crate) fn check_sum(calls: &[Call], player: &str, total: i64) -> Result<(), String> {
-    let of_player = || calls.iter().filter(|call| call.player == player);
-    let sum = |outcome: fn(&Outcome) -> bool| -> i64 {
-        of_player()
-            .filter(|call| outcome(&call.outcome))
-            .map(|call| call.amount)
-            .sum()
-    };
-    let acknowledged = sum(|outcome| matches!(outcome, Outcome::Total(_)));
-    let mut unknown: Vec<(i64, usize)> = of_player()
-        .filter(|call| call.outcome == Outcome::Unknown && call.amount > 0)
-        .map(|call| (call.amount, 0))
-        .collect();
-    unknown.sort_unstable();
-    if linear::subset(total - acknowledged, &unknown, &mut SUMS_MAX.clone()).is_some() {
-        return Ok(());
+/// What must hold at rest, without any search: the total of a player is what was acknowledged, plus some of what was
+/// not. The amounts are such that no other set of them has the same sum.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sum {
+    acknowledged: i64,
+    unknown: Vec<(i64, usize)>,
+}
+
+/// The sums of all players.
+pub(crate) fn sums(calls: &[Call]) -> BTreeMap<String, Sum> {
+    let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
+    for call in calls {
+        let sum = sums.entry(call.player.clone()).or_default();
+        match call.outcome {
+            Outcome::Total(_) => sum.acknowledged += call.amount,
+            Outcome::Unknown if call.amount > 0 => sum.unknown.push((call.amount, 0)),
+            Outcome::Unknown | Outcome::Refused => {}
+        }
     }
-    Err(format!(
-        "player {player} has {total} at the end: {} more than was acknowledged, and no sum of the {} unknown rewards",
-        total - acknowledged,
-        unknown.len()
-    ))
+    for sum in sums.values_mut() {
+        sum.unknown.sort_unstable();
+    }
+    sums
+}
+
+impl Sum {
+    /// Whether the player can have this total.
+    pub(crate) fn check(&self, player: &str, total: i64) -> Result<(), String> {
+        let more = total - self.acknowledged;
+        if linear::subset(more, &self.unknown, &mut SUMS_MAX.clone()).is_some() {
+            return Ok(());
+        }
+        let count = self.unknown.len();
+        Err(format!(
+            "{player} has {total} at rest: {more} more than was acknowledged, which no sum of the {count} unknown rewards is"
+        ))
+    }
 }
 
 mod tests {
@@ -243,11 +256,12 @@ mod tests {
             call(3, 900, Outcome::Unknown),
             call(4, 3_000, Outcome::Refused),
         ];
+        let sum = &sums(&calls)["p"];
         for right in [5, 75, 905, 975] {
-            check_sum(&calls, "p", right).expect("some of them");
+            sum.check("p", right).expect("some of them");
         }
         for wrong in [0, 10, 145, 3_005] {
-            check_sum(&calls, "p", wrong).expect_err("no sum of them");
+            sum.check("p", wrong).expect_err("no sum of them");
         }
     }
 }

@@ -51,8 +51,6 @@ pub(crate) struct Report {
     losses: Vec<Loss>,
     /// Empty if all is well.
     pub(crate) findings: Vec<String>,
-    /// The first contradiction among the answers.
-    pub(crate) contradiction: Option<String>,
     /// Where the logs of the nodes were kept.
     kept: Option<PathBuf>,
 }
@@ -75,6 +73,8 @@ impl Setup {
             let stop = AtomicBool::new(false);
             let (fleet, clients, witness, stop) = (&fleet, &clients, &mut witness, &stop);
             thread::scope(|scope| {
+                // Also when a fault cannot be made: the scope waits for the clients.
+                let _ending = Ending(clients, stop);
                 for client in 0..self.clients {
                     let dice = Dice::new(dice.roll());
                     scope.spawn(move || clients.run(client, dice));
@@ -83,19 +83,16 @@ impl Setup {
                 scope.spawn(move || witness.watch(fleet, clients, dice_of_witness, stop));
                 let failed = self.disturb(fleet, clients, &mut dice, &mut losses);
                 findings.extend(failed.err());
-                clients.stop();
-                stop.store(true, Ordering::Relaxed);
             });
         }
         witness.look_for_losses(&fleet);
         witness.read_logs(&fleet);
-        let calls = clients.calls();
+        let mut calls = clients.calls();
         let losses = witness.confirm(losses);
         if findings.is_empty() {
-            findings.extend(self.last_reads(&fleet, &calls, &losses));
+            findings.extend(last_reads(&fleet, &mut calls, losses.is_empty()).err());
         }
-        let contradiction = judge(&calls, &losses, &clients.wrong());
-        findings.extend(contradiction.clone());
+        findings.extend(judge(&calls, &losses, &clients.wrong()));
         findings.append(&mut witness.findings);
         if !self.may_lose {
             let said = witness
@@ -107,7 +104,6 @@ impl Setup {
         let events = fleet.events();
         let mut report = Report {
             sights: (witness.seen, witness.placed),
-            contradiction,
             kept: None,
             setup: self,
             events,
@@ -152,36 +148,46 @@ impl Setup {
         }
         Ok(())
     }
+}
 
-    /// Reads every player at rest, at every node.
-    fn last_reads(&self, fleet: &Fleet, calls: &[Call], losses: &[Loss]) -> Option<String> {
-        let mut players: Vec<&str> = calls.iter().map(|call| call.player.as_str()).collect();
-        players.sort_unstable();
-        players.dedup();
-        for player in players {
-            let mut totals = Vec::new();
-            for node in fleet.nodes() {
-                let answer = node
-                    .ask(&format!("reward_player {player} 0"))
-                    .unwrap_or_default();
-                let Some(Ok(total)) = answer.first().map(|total| total.parse::<i64>()) else {
-                    let name = node.name();
-                    return Some(format!("at rest, {name} says of {player}: {answer:?}"));
-                };
-                totals.push(total);
-            }
-            let total = totals[0];
-            if totals.iter().any(|other| *other != total) {
-                return Some(format!("at rest, the nodes say of {player}: {totals:?}"));
-            }
-            if losses.is_empty()
-                && let Err(failure) = history::check_sum(calls, player, total)
-            {
-                return Some(failure);
-            }
-        }
-        None
+/// Dropped, it sends the clients and the witness home.
+struct Ending<'a>(&'a Clients<'a>, &'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+        self.1.store(true, Ordering::Relaxed);
     }
+}
+
+/// Reads every player at rest, at every node; the reads are calls like any other.
+fn last_reads(fleet: &Fleet, calls: &mut Vec<Call>, nothing_lost: bool) -> Result<(), String> {
+    for (player, sum) in history::sums(calls) {
+        for node in fleet.nodes() {
+            let (name, invoked) = (node.name(), fleet.now());
+            let answer = node.ask(&format!("reward_player {player} 0"));
+            let answer = answer.unwrap_or_default().join(" / ");
+            let Ok(total) = answer.parse::<i64>() else {
+                return Err(format!("at rest, {name} says of {player}: {answer}"));
+            };
+            if nothing_lost {
+                sum.check(&player, total)?;
+            }
+            let returned = fleet.now();
+            calls.push(Call {
+                id: None,
+                client: 0,
+                player: player.clone(),
+                amount: 0,
+                invoked,
+                returned,
+                settled: returned,
+                tries: vec![(name.to_owned(), answer)],
+                outcome: Outcome::Total(total),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn calm(dice: &mut Dice) {
@@ -234,7 +240,7 @@ impl fmt::Display for Report {
         let faults = self
             .events
             .iter()
-            .filter(|(_, what)| what.contains("(then"))
+            .filter(|(_, what)| what.starts_with("fault "))
             .count();
         let length = self.events.last().map_or(Duration::ZERO, |(at, _)| *at);
         let planted = setup.plan.defect.as_ref();

@@ -144,3 +144,46 @@ fn with_two_backups_a_player_survives_two_nodes_at_once() {
     cluster.wait_serving();
     assert!(!cluster.node("c").view().possible_loss);
 }
+
+#[test]
+fn a_reward_that_is_asked_again_under_its_id_is_given_once() {
+    let cluster = Cluster::calm(3);
+    for node in cluster.nodes() {
+        assert_eq!(node.ask("reward_player player1 5 --id 17"), "5");
+    }
+    assert_eq!(
+        cluster.node("b").ask("reward_player player1 5 --id 18"),
+        "10"
+    );
+}
+
+#[test]
+fn lines_that_are_carried_out_side_by_side_get_numbered_answers() {
+    let cluster = Cluster::calm(2);
+    let input = "reward_player player1 1\nreward_player player1 2\nhelp nodes\n";
+    let ended = cluster
+        .sandbox
+        .run(&["c", "--connect", "a", "--concurrent"], input);
+    let mut answers: Vec<&str> = ended.stdout.lines().collect();
+    answers.sort_unstable();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(
+        answers.contains(&"1: 1") || answers.contains(&"2: 2"),
+        "{answers:?}"
+    );
+    assert!(
+        answers.contains(&"1: 3") || answers.contains(&"2: 3"),
+        "{answers:?}"
+    );
+    let help = answers.iter().filter(|answer| answer.starts_with('3'));
+    assert_eq!(
+        help.clone()
+            .filter(|answer| answer.starts_with("3: "))
+            .count(),
+        1
+    );
+    assert!(
+        help.clone().any(|answer| answer.starts_with("3- usage: ")),
+        "{answers:?}"
+    );
+}
