@@ -69,6 +69,9 @@ impl Cfg {
                 members::Effect::Hangup(peer) => w.hang_up(&me, &peer),
                 members::Effect::Rejoin(now_me) => self.rejoin(w, at, &me, &now_me),
                 members::Effect::Answer { .. } | members::Effect::PossibleLoss { .. } => {}
+                members::Effect::Refused { .. } => {
+                    w.books.violated.insert(checks::UNBROKEN);
+                }
                 members::Effect::Left => {
                     w.books.left = true;
                     w.end(at);
