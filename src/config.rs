@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::StartError;
 
-pub use crate::protocol::members::Timings;
+pub use crate::protocol::members::{OnPossibleLoss, Timings};
 
 /// The first and the last port that a node takes by itself; the first is also the port that other machines
 /// are expected to listen on.
@@ -29,6 +29,8 @@ pub struct Config {
     pub backups: usize,
     /// Heartbeat, lease, suspicion and the like.
     pub timings: Timings,
+    /// What the survivors do when more nodes vanished at once than the backups survive. The same on all nodes.
+    pub on_possible_loss: OnPossibleLoss,
     /// How long a call waits for its reply until its outcome is unknown.
     pub call_timeout: Duration,
     /// The most requests that wait on this node; further ones are refused as overloaded.
@@ -55,6 +57,7 @@ impl Config {
             guardian: None,
             backups: 1,
             timings: Timings::default(),
+            on_possible_loss: OnPossibleLoss::default(),
             call_timeout: Duration::from_secs(10),
             waiting_max: 100_000,
             waiting_bytes_max: 256 * 1024 * 1024,

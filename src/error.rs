@@ -101,6 +101,9 @@ pub enum CallError {
     /// Too few members answer. Not carried out.
     #[error("suspended: waiting for {}", waiting_for(.0))]
     Suspended(Vec<NodeName>),
+    /// More nodes vanished at once than the backups survive, and nobody has accepted that yet. Not carried out.
+    #[error("refused, something may be lost with {}: 'accept_loss' goes on without it", names(.0))]
+    PossibleLoss(Vec<NodeName>),
     /// This node leaves or has left. Not carried out; ask another node.
     #[error("this node is leaving; ask another node")]
     Leaving,
@@ -132,6 +135,11 @@ pub enum CallError {
     /// The call or its reply cannot be encoded or decoded, or is larger than a frame. The state did not change.
     #[error("cannot be carried: {0}")]
     Codec(String),
+}
+
+fn names(nodes: &[NodeName]) -> String {
+    let names: Vec<&str> = nodes.iter().map(NodeName::short).collect();
+    names.join(", ")
 }
 
 /// Whom a suspended node waits for, and what to do about it.

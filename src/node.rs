@@ -199,7 +199,8 @@ impl Node {
             config.timings,
             config.backups,
             rand::random(),
-        );
+        )
+        .with_on_possible_loss(config.on_possible_loss);
         machine.plant(planted);
         let view = machine.view().clone();
         let (root, _) = Actor::spawn(
@@ -384,7 +385,7 @@ impl Node {
         }
         if matches!(
             self.shared.info.borrow().status,
-            Status::Alone | Status::Suspended
+            Status::Alone | Status::Refusing | Status::Suspended
         ) {
             return Err(self.not_serving());
         }
@@ -432,6 +433,10 @@ impl Node {
         }
         if info.members.len() <= 1 {
             return CallError::Alone;
+        }
+        if info.status == Status::Refusing {
+            let lost = info.possible_loss.last().map(|(_, nodes)| nodes.clone());
+            return CallError::PossibleLoss(lost.unwrap_or_default());
         }
         CallError::Suspended(info.waiting_for.clone())
     }
@@ -522,6 +527,18 @@ impl Node {
         answer.await.unwrap_or(Err(Failure::NotMember))
     }
 
+    /// Accepts that what only the vanished nodes held is lost, where nodes
+    /// [refuse](crate::config::OnPossibleLoss::Refuse) to go on without that: this node and those that it reaches answer
+    /// again.
+    ///
+    /// # Errors
+    /// [`Failure::NoLoss`].
+    pub async fn accept_loss(&self) -> Result<(), Failure> {
+        let (port, answer) = oneshot::channel();
+        self.shared.members.push(members::Item::AcceptLoss { port });
+        answer.await.unwrap_or(Err(Failure::NotMember))
+    }
+
     /// Hands everything over and leaves the cluster, then stops; waits until that is done, at most some 10 s.
     /// A second call waits for the first.
     ///
@@ -539,7 +556,11 @@ impl Node {
             Status::Alone => Ok(()),
             // Nobody can agree to it, and what waits is not acknowledged: the others learn that it is gone.
             Status::Suspended => Err(Failure::NotHandedOver),
-            Status::Joining | Status::Serving | Status::Syncing | Status::Leaving => {
+            Status::Joining
+            | Status::Serving
+            | Status::Syncing
+            | Status::Refusing
+            | Status::Leaving => {
                 let mut quiet = Vec::new();
                 shared.for_all_parts(|| {
                     let (port, answer) = oneshot::channel();

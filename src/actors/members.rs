@@ -56,6 +56,8 @@ pub(crate) enum Item {
         force: bool,
         port: Port,
     },
+    /// The operator accepts a possible loss.
+    AcceptLoss { port: Port },
     /// The operator leaves.
     Leave { port: Port },
     /// The node could not hand over and stops for good: nobody need wait for it.
@@ -140,7 +142,10 @@ impl MembersActor {
         match item {
             Item::Tick => {
                 self.step(s, Input::Tick);
-                if matches!(self.status(s), Status::Alone | Status::Suspended) {
+                if matches!(
+                    self.status(s),
+                    Status::Alone | Status::Refusing | Status::Suspended
+                ) {
                     self.shared.for_all_parts(|| shard::Item::Refuse);
                 }
             }
@@ -181,6 +186,7 @@ impl MembersActor {
                 self.step(s, Input::Stop);
                 let _ = port.send(());
             }
+            Item::AcceptLoss { port } => self.command(s, port, |token| Input::AcceptLoss { token }),
             Item::Leave { port } => self.command(s, port, |token| Input::Leave { token }),
         }
     }

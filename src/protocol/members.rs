@@ -52,6 +52,18 @@ pub struct Timings {
     pub redial: Millis,
 }
 
+/// What the survivors do when more nodes vanished at once than the backups survive.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub enum OnPossibleLoss {
+    /// Say so, and go on with what is left.
+    #[default]
+    Continue,
+    /// Say so, and answer nobody until an operator has accepted it.
+    Refuse,
+}
+
 /// What all members of a cluster must have in common: one's lease is only as good as the others' promises, and a
 /// keeper that counts fewer backups drops what an owner relies on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -62,6 +74,8 @@ pub struct Terms {
     pub promise: Millis,
     /// How many backups each actor has.
     pub backups: u64,
+    /// What follows a possible loss.
+    pub on_possible_loss: OnPossibleLoss,
 }
 
 impl Default for Timings {
@@ -129,6 +143,11 @@ pub enum Msg {
         /// The identity that this view admitted.
         member: NodeId,
     },
+    /// An operator has accepted the losses of that epoch and before.
+    LossAccepted {
+        /// The epoch that the last of them shows in.
+        epoch: Epoch,
+    },
     /// The sender stops for good.
     Farewell {
         /// Whether its last barrier was complete: nothing is missed.
@@ -186,6 +205,11 @@ pub enum Input {
         name: NodeName,
         /// Go on even without a majority, under a new cluster id.
         force: bool,
+        /// Comes back with the answer.
+        token: u64,
+    },
+    /// The operator accepts that something may be lost.
+    AcceptLoss {
         /// Comes back with the answer.
         token: u64,
     },
@@ -290,7 +314,7 @@ pub enum Failure {
     NameInUse,
     /// The nodes do not keep the same promises.
     #[error(
-        "the nodes were started with different --lease, --promise or --backups; start all with the same"
+        "the nodes were started with different --lease, --promise, --backups or --on-possible-loss; start all with the same"
     )]
     Different,
     /// The peer went away, or did not admit this node in time.
@@ -310,6 +334,9 @@ pub enum Failure {
         "no majority is left: 'forget {0} --force' goes on without it, and loses what only the lost nodes held"
     )]
     NoMajority(NodeName),
+    /// Nothing is refused.
+    #[error("there is no possible loss that waits to be accepted")]
+    NoLoss,
     /// This node is alone already, or is leaving.
     #[error("this node is not in a cluster")]
     NotMember,
@@ -334,6 +361,8 @@ pub enum Status {
     Serving,
     /// It answers what it can; copies of the latest view are still being made.
     Syncing,
+    /// Something may be lost, and no operator has accepted that yet. It answers nobody.
+    Refusing,
     /// It has no lease: too few members answer it. It keeps its state and answers nobody.
     Suspended,
     /// It hands over and then stops.
@@ -423,6 +452,9 @@ pub struct Members {
     /// keep fewer backups: what they had is lost with the last of them.
     basis: BTreeSet<NodeId>,
     losses: Vec<(Epoch, Vec<NodeId>)>,
+    on_possible_loss: OnPossibleLoss,
+    /// The epoch of the last loss that an operator has to accept.
+    refusing: Option<Epoch>,
     planted: Planted,
 }
 
@@ -548,6 +580,8 @@ impl Members {
             vanished: BTreeSet::new(),
             basis: BTreeSet::new(),
             losses: Vec::new(),
+            on_possible_loss: OnPossibleLoss::default(),
+            refusing: None,
             planted: Planted::NONE,
         }
     }
@@ -573,6 +607,7 @@ impl Members {
             Input::Message { from, msg } => self.on_message(&from, msg, out),
             Input::Connect { peer, token } => self.on_connect(peer, token, out),
             Input::Forget { name, force, token } => self.on_forget(&name, force, token, out),
+            Input::AcceptLoss { token } => self.on_accept_loss(token, out),
             Input::Leave { token } => self.on_leave(token, out),
             Input::Synced { epoch, complete } => self.on_synced(epoch, complete),
             Input::Stop => self.stop(false, out),
@@ -597,6 +632,13 @@ impl Members {
         self.tell_lease(out);
     }
 
+    /// What follows a possible loss; going on, if nothing is said.
+    #[must_use]
+    pub fn with_on_possible_loss(mut self, on_possible_loss: OnPossibleLoss) -> Self {
+        self.on_possible_loss = on_possible_loss;
+        self
+    }
+
     /// What this node was started with.
     pub fn terms(&self) -> Terms {
         let Timings { lease, promise, .. } = self.timings;
@@ -604,6 +646,7 @@ impl Members {
             lease,
             promise,
             backups: self.backups as u64,
+            on_possible_loss: self.on_possible_loss,
         }
     }
 
@@ -631,6 +674,8 @@ impl Members {
             Status::Joining
         } else if alone {
             Status::Alone
+        } else if self.refusing.is_some() {
+            Status::Refusing
         } else if self.leased <= now {
             Status::Suspended
         } else if self.synced {
@@ -689,6 +734,11 @@ impl Members {
                     self.mark_dead(member, out);
                 }
             }
+            Msg::LossAccepted { epoch } => {
+                if self.view.contains(from) && self.refusing.is_some_and(|since| since <= epoch) {
+                    self.refusing = None;
+                }
+            }
             Msg::Farewell { handed_over } => self.on_farewell(from, handed_over, out),
         }
     }
@@ -709,6 +759,7 @@ impl Members {
         // over must not answer under the lease of the next.
         let until = match self.view.members.len() {
             1 => Millis(0),
+            _ if self.refusing.is_some() => Millis(0),
             _ => self.lease.leased_until(self.now),
         };
         if until != self.leased {

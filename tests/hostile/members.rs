@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use statekeeper::protocol::agreement::{self, Ballot};
-use statekeeper::protocol::members::{Effect, Input, Members, Msg, Refusal, Terms, Timings};
+use statekeeper::protocol::members::{
+    Effect, Input, Members, Msg, OnPossibleLoss, Refusal, Terms, Timings,
+};
 use statekeeper::protocol::types::{ClusterId, Epoch, Member, Millis, NodeId};
 use statekeeper::protocol::view::View;
 
@@ -290,6 +292,7 @@ fn made_up(dice: &mut Dice, view: &View, ids: &[NodeId]) -> Msg {
                 lease: Millis(1_000),
                 promise: Millis(1_250),
                 backups: 1,
+                on_possible_loss: OnPossibleLoss::Continue,
             },
         },
         8 => Msg::Refused(Refusal::Evicted {

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::support::cluster::Cluster;
 use super::support::load::{self, Load, check_totals};
+use super::support::node::Spec;
 use super::support::sandbox::Sandbox;
 use super::support::wait_until;
 
@@ -234,6 +235,34 @@ fn losing_a_player_and_its_keeper_at_once_is_said_loudly() {
     }
     assert_eq!(cluster.node("d").points(&lost), 0);
     assert_eq!(cluster.node("d").points(&kept), 1);
+}
+
+#[test]
+fn nodes_can_refuse_to_go_on_after_a_loss() {
+    let refuse = |spec: Spec| spec.option("--on-possible-loss", "refuse");
+    let cluster = Cluster::start_with(Sandbox::new(), 5, refuse);
+    let kept = cluster.player_on("c", "d");
+    assert_eq!(
+        cluster.node("c").ask("accept_loss"),
+        "error: there is no possible loss that waits to be accepted"
+    );
+    for name in ["a", "b"] {
+        cluster.stop(name);
+    }
+    for name in ["a", "b"] {
+        cluster.kill9(name);
+    }
+    for name in ["c", "d", "e"] {
+        cluster.wait_state(name, "refusing, 'accept_loss' goes on");
+        let refused = cluster.node(name).reward(&kept, 1);
+        assert!(
+            refused.starts_with("error: refused, something may be lost with a, b"),
+            "{refused}"
+        );
+    }
+    assert_eq!(cluster.node("d").ask("accept_loss"), "ok");
+    cluster.wait_serving();
+    assert_eq!(cluster.node("e").reward(&kept, 1), "2");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
-use statekeeper::config::{Config, Timings, WAITING_BYTES_MIN};
+use statekeeper::config::{Config, OnPossibleLoss, Timings, WAITING_BYTES_MIN};
 use statekeeper::protocol::types::Millis;
 
 /// How the program is called, as the Erlang original says it.
@@ -89,6 +89,17 @@ pub(crate) struct Args {
     )]
     pub(crate) backups: usize,
 
+    /// When more nodes vanished at once than the backups survive: go on with what is left, or refuse all requests until
+    /// 'accept_loss'; the same on all nodes
+    #[arg(
+        long,
+        value_name = "POLICY",
+        env = "STATEKEEPER_ON_POSSIBLE_LOSS",
+        hide_env_values = true,
+        default_value = "continue"
+    )]
+    pub(crate) on_possible_loss: LossPolicy,
+
     /// No shell: run until SIGTERM or SIGINT, then leave gracefully
     #[arg(long, env = "STATEKEEPER_NO_SHELL", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) no_shell: bool,
@@ -148,6 +159,15 @@ pub(crate) struct Args {
     pub(crate) tied: bool,
 }
 
+/// What follows a possible loss.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum LossPolicy {
+    /// Go on with what is left
+    Continue,
+    /// Answer nobody until an operator accepts it
+    Refuse,
+}
+
 /// How much the log tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Level {
@@ -187,6 +207,10 @@ impl Args {
         config.cookie_file.clone_from(&self.cookie_file);
         config.backups = self.backups;
         config.timings = self.timings();
+        config.on_possible_loss = match self.on_possible_loss {
+            LossPolicy::Continue => OnPossibleLoss::Continue,
+            LossPolicy::Refuse => OnPossibleLoss::Refuse,
+        };
         config.guardian = self.guardian();
         config.call_timeout = Duration::from_millis(self.call_timeout);
         config.waiting_bytes_max = self.waiting_bytes;
@@ -214,6 +238,9 @@ impl Args {
             ("--waiting-bytes", self.waiting_bytes as u64),
         ] {
             option(name, value.to_string().into());
+        }
+        if self.on_possible_loss == LossPolicy::Refuse {
+            line.extend(["--on-possible-loss".into(), "refuse".into()]);
         }
         if self.no_guardian {
             line.push("--no-guardian".into());
@@ -324,7 +351,7 @@ mod tests {
     #[test]
     fn a_child_of_a_cluster_gets_the_same_options() {
         let args = parse(
-            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --waiting-bytes 99999999",
+            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --waiting-bytes 99999999 --on-possible-loss refuse",
         )
         .unwrap();
         let line = args.for_child("app_node2");

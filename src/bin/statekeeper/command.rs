@@ -58,6 +58,8 @@ pub(crate) enum Command {
         /// Go on even without a majority.
         force: bool,
     },
+    /// Go on although something may be lost.
+    AcceptLoss,
     /// Leave the cluster, and end.
     Leave,
     /// Explain all commands, or one.
@@ -87,6 +89,8 @@ pub(crate) enum Verb {
     Kill,
     /// See [`Command::Forget`].
     Forget,
+    /// See [`Command::AcceptLoss`].
+    AcceptLoss,
     /// See [`Command::Leave`].
     Leave,
     /// See [`Command::Help`].
@@ -121,7 +125,7 @@ impl Entry {
 
 impl Verb {
     /// All, in the order of `help`.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Connect,
         Self::Nodes,
         Self::RewardPlayer,
@@ -131,6 +135,7 @@ impl Verb {
         Self::Counters,
         Self::Kill,
         Self::Forget,
+        Self::AcceptLoss,
         Self::Leave,
         Self::Help,
         Self::Quit,
@@ -201,6 +206,13 @@ impl Verb {
                 erlang: "forget('app_node3@host').",
                 example: "forget app_node3",
                 about: "vouches that a node is gone for good; --force goes on even without a majority, and may lose state",
+            },
+            Self::AcceptLoss => Entry {
+                name: "accept_loss",
+                arguments: "",
+                erlang: "accept_loss().",
+                example: "accept_loss",
+                about: "goes on where nodes refuse since something may be lost (--on-possible-loss refuse)",
             },
             Self::Leave => Entry {
                 name: "leave",
@@ -336,6 +348,7 @@ fn command(verb: Verb, arguments: &[Word]) -> Option<Command> {
                 force: true,
             })
         }
+        (Verb::AcceptLoss, []) => Some(Command::AcceptLoss),
         (Verb::Leave, []) => Some(Command::Leave),
         (Verb::Help, []) => Some(Command::Help(None)),
         (Verb::Help, [topic]) => Verb::named(&topic.text).map(|verb| Command::Help(Some(verb))),
@@ -350,6 +363,7 @@ fn command(verb: Verb, arguments: &[Word]) -> Option<Command> {
             | Verb::Counters
             | Verb::Kill
             | Verb::Forget
+            | Verb::AcceptLoss
             | Verb::Leave
             | Verb::Help
             | Verb::Quit,

@@ -83,6 +83,7 @@ fn arguments_of(verb: Verb, before: &[&str], known: &impl Known) -> Vec<String> 
             | Verb::Counters
             | Verb::Kill
             | Verb::Forget
+            | Verb::AcceptLoss
             | Verb::Leave
             | Verb::Help
             | Verb::Quit,

@@ -49,6 +49,10 @@ pub(crate) async fn execute(node: &Node, command: Command, columns: bool) -> Ans
             Ok(()) => "ok".to_owned(),
             Err(failure) => render::error(&failure),
         }],
+        Command::AcceptLoss => vec![match node.accept_loss().await {
+            Ok(()) => "ok".to_owned(),
+            Err(failure) => render::error(&failure),
+        }],
         Command::Help(None) => render::help(),
         Command::Help(Some(verb)) => render::help_on(verb),
         Command::Leave | Command::Quit => return Answer::Leave,

@@ -28,6 +28,7 @@ pub(crate) fn call_error(failure: &CallError) -> String {
         )),
         CallError::Alone
         | CallError::Suspended(_)
+        | CallError::PossibleLoss(_)
         | CallError::Leaving
         | CallError::Unknown { .. }
         | CallError::Lost
@@ -191,6 +192,7 @@ pub(crate) fn status(status: Status) -> &'static str {
         Status::Joining => "joining",
         Status::Serving => "serving",
         Status::Syncing => "syncing",
+        Status::Refusing => "refusing, 'accept_loss' goes on",
         Status::Suspended => "suspended",
         Status::Leaving => "leaving",
     }

@@ -205,7 +205,12 @@ impl Members {
     /// one active member none can be, and none is missed.
     pub(super) fn next_joiner(&self) -> Option<&Member> {
         let settled = self.synced || self.view.active().count() <= 1;
-        if !settled || self.rejoining || self.view.members.len() >= VIEW_MAX {
+        // A newcomer knows of no loss that is to be accepted, and would answer.
+        if !settled
+            || self.refusing.is_some()
+            || self.rejoining
+            || self.view.members.len() >= VIEW_MAX
+        {
             return None;
         }
         // Crossed connects, also in circles: exactly one of the virgins does not wait for the one before it.

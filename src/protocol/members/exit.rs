@@ -1,7 +1,8 @@
 //! Ways out of a cluster: forget, leave, farewell; and what may be lost with those that vanish.
 
 use super::{
-    COMMANDS_MAX, Effect, Failure, Forgetting, LOSSES_MAX, Members, Msg, PATIENCE_HEARTBEATS, send,
+    COMMANDS_MAX, Effect, Failure, Forgetting, LOSSES_MAX, Members, Msg, OnPossibleLoss,
+    PATIENCE_HEARTBEATS, send,
 };
 use crate::protocol::types::{ClusterId, Epoch, Member, Millis, NodeId, NodeName};
 use crate::protocol::view::View;
@@ -175,7 +176,24 @@ impl Members {
             self.losses.remove(0);
         }
         self.losses.push((epoch, nodes.clone()));
+        // Who forces a new line has accepted it.
+        if self.on_possible_loss == OnPossibleLoss::Refuse && !certain {
+            self.refusing = Some(epoch);
+        }
         out.push(Effect::PossibleLoss { epoch, nodes });
+    }
+
+    pub(super) fn on_accept_loss(&mut self, token: u64, out: &mut Vec<Effect>) {
+        let result = match self.refusing.take() {
+            Some(epoch) => {
+                // Whoever does not hear of it goes on to refuse, and its operator can accept there.
+                let others = self.view.ids().filter(|id| **id != self.me.id);
+                out.extend(others.map(|id| send(id, Msg::LossAccepted { epoch })));
+                Ok(())
+            }
+            None => Err(Failure::NoLoss),
+        };
+        out.push(Effect::Answer { token, result });
     }
 
     /// Answers the commands that the view just installed fulfils.

@@ -11,6 +11,7 @@ const TERMS: Terms = Terms {
     lease: Millis(1_000),
     promise: Millis(1_250),
     backups: 1,
+    on_possible_loss: OnPossibleLoss::Continue,
 };
 
 struct Sim {
@@ -1206,6 +1207,56 @@ fn nodes_that_do_not_keep_the_same_promises_do_not_join() {
         result: Err(Failure::Different),
     };
     assert!(out.contains(&answered), "{out:?}");
+}
+
+fn refuse(sim: &mut Sim) {
+    let node = sim.node.clone();
+    sim.node = node.with_on_possible_loss(OnPossibleLoss::Refuse);
+}
+
+/// Five nodes that refuse to go on after a loss, of which two vanish at once.
+fn refusing() -> Net {
+    let mut net = Net::new(5);
+    net.sims.iter_mut().for_each(refuse);
+    for place in 1..5 {
+        net.connect(place, 0, 1_000 + place as u64);
+        net.until(4_000, "one more node joins", |net| {
+            (0..=place).all(|p| net.status(p) == Status::Serving)
+        });
+    }
+    net.power_off(3);
+    net.power_off(4);
+    net.until(8_000, "three of five", |net| {
+        (0..3).all(|p| net.status(p) == Status::Refusing && net.sims[p].node.synced)
+    });
+    net
+}
+
+#[test]
+fn whoever_refuses_a_loss_answers_nobody_until_it_is_accepted_anywhere() {
+    let mut net = refusing();
+    assert!((0..3).all(|p| net.sims[p].node.leased_until() == Millis(0)));
+    // A newcomer would know of no loss.
+    net.restart(3, 2);
+    refuse(&mut net.sims[3]);
+    net.run(5_000);
+    assert_eq!(net.seen_by(0), [0, 1, 2]);
+    net.input(1, Input::AcceptLoss { token: 5 });
+    net.until(8_000, "they answer, and admit again", |net| {
+        net.serving(&[0, 1, 2, 3])
+    });
+    assert_eq!(net.answers[&5], Ok(()));
+    net.input(1, Input::AcceptLoss { token: 6 });
+    assert_eq!(net.answers[&6], Err(Failure::NoLoss));
+}
+
+#[test]
+fn an_acceptance_of_an_earlier_loss_is_none() {
+    let mut net = refusing();
+    let (from, epoch) = (net.sims[1].node.me().id.clone(), Epoch(1));
+    let msg = Msg::LossAccepted { epoch };
+    net.input(0, Input::Message { from, msg });
+    assert_eq!(net.status(0), Status::Refusing);
 }
 
 #[test]

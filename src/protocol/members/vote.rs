@@ -281,6 +281,7 @@ impl Members {
         self.beats = old.beats;
         self.connects = old.connects;
         self.losses = old.losses;
+        self.on_possible_loss = old.on_possible_loss;
         out.push(Effect::Rejoin(me));
     }
 
