@@ -310,5 +310,39 @@ mod tests {
             let _ = decode::<CallFailure>(&bytes);
             let _ = decode::<crate::protocol::ring::Snapshot>(&bytes);
         }
+
+        /// Valid frames with a few bytes changed, cut or doubled: as close to the real ones as hostile bytes come.
+        #[test]
+        fn a_frame_that_was_touched_never_panics_nor_says_more_than_it_holds(
+            changes in proptest::collection::vec((any::<usize>(), any::<u8>(), 0_u8..3), 1..8),
+        ) {
+            let mut frame = Frame::default();
+            messages().iter().for_each(|msg| frame.push(msg));
+            let mut bytes = frame.finish(header());
+            for (at, with, how) in changes {
+                let at = at % bytes.len().max(1);
+                match how {
+                    0 if !bytes.is_empty() => bytes[at] ^= with,
+                    1 => bytes.truncate(at),
+                    _ => {
+                        let tail = bytes[at.min(bytes.len())..].to_vec();
+                        bytes.extend(tail);
+                    }
+                }
+                bytes.truncate(4_096);
+            }
+            if let Ok((_, messages)) = read_frame(&bytes) {
+                // Every message takes a byte at least, and what it carries is in the frame.
+                let mut carried = 0;
+                for msg in messages.flatten() {
+                    carried += 1;
+                    if let Msg::Put { data, .. } | Msg::Grant { data, .. } | Msg::Hold { data, .. } = msg {
+                        carried += data.len();
+                    }
+                }
+                prop_assert!(carried <= bytes.len());
+            }
+            let _ = read_control(&bytes);
+        }
     }
 }

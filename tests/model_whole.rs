@@ -123,7 +123,7 @@ fn a_witnessed_crash() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::WITNESSED, goals::RECOVERED],
-        106_512,
+        101_813,
     );
 }
 
@@ -183,7 +183,7 @@ fn a_restart_beside_an_eviction() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        32_118,
+        31_709,
     );
 }
 
@@ -198,7 +198,7 @@ fn a_crashed_node_is_forgotten() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        36_085,
+        39_160,
     );
 }
 

@@ -523,6 +523,19 @@ fn a_witnessed_death_need_not_be_waited_for() {
 }
 
 #[test]
+fn a_death_that_is_witnessed_while_its_lease_is_waited_for_ends_the_wait_at_once() {
+    let mut net = Net::cluster(3);
+    net.kill(2);
+    // They noticed that nobody listens, and wait.
+    net.run(20);
+    let waits = |net: &Net| net.sims[..2].iter().any(|sim| sim.node.deferred.is_some());
+    assert!(waits(&net));
+    witness(&mut net, 2, &[0, 1]);
+    assert!(!waits(&net));
+    net.until(500, "an eviction", |net| net.serving(&[0, 1]));
+}
+
+#[test]
 fn after_a_witnessed_death_the_survivor_of_two_goes_on_with_any_node() {
     let mut net = Net::new(3);
     net.connect(1, 0, 1);

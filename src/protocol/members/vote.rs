@@ -112,6 +112,8 @@ impl Members {
         let mut effects = Vec::new();
         self.agreement.reconsider(&self.dead, &mut effects);
         self.perform(effects, out);
+        // What waited for its lease need not any more.
+        self.retry_deferred(out);
     }
 
     /// A step that had to wait for the lease is tried again, as long as its proposer may still be interested.
