@@ -43,7 +43,7 @@ impl Loss {
     fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill -9",
-            Self::KillUnwitnessed => "kill -9 of node and guardian",
+            Self::KillUnwitnessed => "kill -9, no guardian",
             Self::Freeze => "SIGSTOP",
             Self::Cut => "cable pulled, nobody is told",
         }
