@@ -141,7 +141,7 @@ fn several_versions_under_way() {
             slow_puts: true,
             ..THREE
         },
-        25_081,
+        22_577,
     );
     holds(
         &Cfg {
@@ -150,7 +150,7 @@ fn several_versions_under_way() {
             crashes: 0,
             ..THREE
         },
-        60_122,
+        49_072,
     );
 }
 
@@ -297,7 +297,7 @@ fn everything_that_fits() {
                 slow_puts: true,
                 ..THREE
             },
-            117_148,
+            97_398,
         ),
         (
             Cfg {
@@ -315,7 +315,7 @@ fn everything_that_fits() {
                 clients: 1,
                 ..joined_by(0)
             },
-            408_389,
+            233_539,
         ),
         (joined_by(0), 2_464_353),
         (joined_by(1), 3_301_513),

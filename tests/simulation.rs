@@ -28,12 +28,14 @@ const REGRESSIONS: [u64; 2] = [
 const DEFECT_SEEDS: u64 = 500;
 
 /// What no run is expected to find: a late message of an earlier epoch that happens to fit, an unconfirmed grant whose
-/// home is lost just then, an outsider that counts votes, a lease that is wrong for a moment. The model checks do.
+/// home is lost just then, too few that decide with most members known dead, an outsider that counts votes, a lease that
+/// is wrong for a moment. The model checks do.
 #[cfg(debug_assertions)]
-const UNSEEN: [Defect; 7] = [
+const UNSEEN: [Defect; 8] = [
     Defect::NoEpochCheckOnPut,
     Defect::LateGrant,
     Defect::OnlyDeadOwnersPushed,
+    Defect::UnboundedDead,
     Defect::Outsider,
     Defect::NoGrace,
     Defect::NoWedge,

@@ -22,6 +22,8 @@ impl Cfg {
 
     pub fn install(&self, w: &mut World, node: u8, epoch: u8) {
         let view = w.views[usize::from(epoch)].view(epoch);
+        // The driver forgets what it was to send in the view before: what matters is asked for again.
+        w.take_due(node);
         self.step(w, node, Input::Install(view));
     }
 
