@@ -12,8 +12,10 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
+use crate::actors::calls::Refused;
 use crate::actors::inbox::Wake;
 use crate::actors::members::{self, MembersActor};
+use crate::actors::part::Part;
 use crate::actors::player::{Hosted, ServerType};
 use crate::actors::shard::{self, ShardActor};
 use crate::actors::shared::{CONTROL_LANE, Shared};
@@ -30,8 +32,8 @@ use crate::protocol::SHARDS;
 use crate::protocol::defect::Planted;
 use crate::protocol::members::{Failure, Members, Status};
 use crate::protocol::ring::Snapshot;
-use crate::protocol::shard::{Answer, REQUEST_BYTES, Request};
-use crate::protocol::types::{ClusterId, Key, Kind, Member, NodeId, NodeName, RequestId};
+use crate::protocol::shard::{Answer, Request};
+use crate::protocol::types::{ClusterId, Key, KeyRef, Kind, Member, NodeId, NodeName, RequestId};
 use crate::wire::{self, CallFailure};
 
 /// How long a node that leaves waits for its pending writes, and then again for the view without it.
@@ -220,7 +222,7 @@ impl Node {
             let (actor, _) = Actor::spawn_linked(None, part, view.clone(), root.get_cell())
                 .await
                 .map_err(|e| other(&e))?;
-            shared.shards[index].bind(actor);
+            shared.parts[index].inbox.bind(actor);
         }
         let members = MembersActor {
             shared: shared.clone(),
@@ -303,7 +305,7 @@ impl Node {
 
     /// How many bytes of requests, replies and messages wait on this node; see [`Config::waiting_bytes_max`].
     pub fn waiting_bytes(&self) -> usize {
-        self.shared.loads.iter().map(|load| load.bytes()).sum()
+        self.shared.parts.iter().map(|part| part.load.bytes()).sum()
     }
 
     /// Waits until `condition` holds for this node's view of the cluster.
@@ -358,28 +360,18 @@ impl Node {
             payload,
             again: false,
         };
-        let bytes = request.weight();
-        let answer = self
-            .ask(&key, bytes, |token, key, port| shard::Item::Request {
-                token,
-                key,
-                request,
-                port,
-            })
-            .await?;
-        match answer {
-            Answer::Reply(bytes) => wire::decode(&bytes).map_err(CallError::Codec),
-            other => Err(self.refusal(other)),
+        let part = self.part_that_serves(key)?;
+        let (port, answer) = oneshot::channel();
+        part.call(key, request, port).map_err(refused)?;
+        match answer.await {
+            Ok(Answer::Reply(bytes)) => wire::decode(&bytes).map_err(CallError::Codec),
+            Ok(other) => Err(self.refusal(other)),
+            Err(_) => Err(self.unknown()),
         }
     }
 
-    /// Asks the part of the key space that `key` belongs to, if there is room for these bytes.
-    async fn ask<T>(
-        &self,
-        key: &Key,
-        bytes: usize,
-        item: impl FnOnce(u64, Key, oneshot::Sender<T>) -> shard::Item,
-    ) -> Result<T, CallError> {
+    /// The part of the key space that `key` belongs to, if this node serves.
+    fn part_that_serves(&self, key: KeyRef<'_>) -> Result<&Part, CallError> {
         if self.is_leaving() {
             return Err(CallError::Leaving);
         }
@@ -389,26 +381,14 @@ impl Node {
         ) {
             return Err(self.not_serving());
         }
-        let (port, answer) = oneshot::channel();
-        let token = self.shared.token();
-        let index = part_of(key);
-        if !self.shared.loads[index].admit(bytes) {
-            return Err(CallError::Overloaded);
-        }
-        let part = &self.shared.shards[index];
-        part.push(item(token, key.clone(), port));
-        let wait = self.shared.config.call_timeout;
-        match timeout(wait, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => {
-                part.push(shard::Item::Cancel {
-                    key: key.clone(),
-                    token,
-                });
-                let timeout_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                Err(CallError::Unknown { timeout_ms })
-            }
-        }
+        Ok(&self.shared.parts[part_of(key)])
+    }
+
+    /// Nobody answered in time.
+    fn unknown(&self) -> CallError {
+        let timeout_ms = self.shared.config.call_timeout.as_millis();
+        let timeout_ms = u64::try_from(timeout_ms).unwrap_or(u64::MAX);
+        CallError::Unknown { timeout_ms }
     }
 
     fn refusal(&self, answer: Answer) -> CallError {
@@ -447,9 +427,9 @@ impl Node {
     /// See [`CallError`].
     pub async fn local<G: GenServer>(&self) -> Result<Vec<LocalServer<G::State>>, CallError> {
         let mut found = Vec::new();
-        for part in &self.shared.shards {
+        for part in &self.shared.parts {
             let (port, answer) = oneshot::channel();
-            part.push(shard::Item::Local {
+            part.inbox.push(shard::Item::Local {
                 kind: Kind::of(G::NAME),
                 port,
             });
@@ -479,12 +459,11 @@ impl Node {
     /// See [`CallError`].
     pub async fn whereis<G: GenServer>(&self, key: &str) -> Result<Option<Whereis>, CallError> {
         let key = key_of::<G>(key)?;
-        let found = self
-            .ask(&key, REQUEST_BYTES, |token, key, port| {
-                shard::Item::Locate { token, key, port }
-            })
-            .await?
-            .map_err(|answer| self.refusal(answer))?;
+        let part = self.part_that_serves(key)?;
+        let (port, answer) = oneshot::channel();
+        part.locate(key, port).map_err(refused)?;
+        let found = answer.await.map_err(|_| self.unknown())?;
+        let found = found.map_err(|answer| self.refusal(answer))?;
         Ok(found.map(|at| Whereis {
             node: at.owner.map(|id| id.name),
             keepers: at.keepers.into_iter().map(|id| id.name).collect(),
@@ -500,10 +479,12 @@ impl Node {
     pub async fn kill<G: GenServer>(&self, key: &str) -> Result<bool, CallError> {
         let key = key_of::<G>(key)?;
         let (port, answer) = oneshot::channel();
-        self.shared.shards[part_of(&key)].push(shard::Item::Kill {
-            key: key.clone(),
-            port,
-        });
+        self.shared.parts[part_of(key)]
+            .inbox
+            .push(shard::Item::Kill {
+                key: key.to_key(),
+                port,
+            });
         answer.await.map_err(|_| CallError::Leaving)
     }
 
@@ -657,14 +638,21 @@ fn advertised(name: &NodeName, addr: SocketAddr) -> String {
 }
 
 /// Which part of the key space a key belongs to.
-fn part_of(key: &Key) -> usize {
+fn part_of(key: KeyRef<'_>) -> usize {
     // The high bits: the low ones order the keys within a part.
     (key.hash() >> 32) as usize % SHARDS
 }
 
-fn key_of<G: GenServer>(name: &str) -> Result<Key, CallError> {
+fn key_of<G: GenServer>(name: &str) -> Result<KeyRef<'_>, CallError> {
     Key::check(name).map_err(CallError::Key)?;
-    Ok(Key::new(Kind::of(G::NAME), name))
+    Ok(KeyRef::new(Kind::of(G::NAME), name))
+}
+
+fn refused(reason: Refused) -> CallError {
+    match reason {
+        Refused::Full => CallError::Overloaded,
+        Refused::Closed => CallError::Leaving,
+    }
 }
 
 /// The microseconds of the wall clock, a guess at an incarnation that is greater than any before. Should the clock have

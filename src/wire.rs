@@ -6,6 +6,8 @@
 //!   control frame:    version, message
 //! ```
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,11 +16,12 @@ use crate::config::WAITING_BYTES_MIN;
 use crate::error::Crash;
 use crate::protocol::SHARDS;
 use crate::protocol::members;
+use crate::protocol::ring::Raw;
 use crate::protocol::shard::Msg;
-use crate::protocol::types::{ClusterId, Epoch};
+use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef, Kind};
 
 /// The version of everything in this file. Nodes of different versions refuse each other's frames.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The most bytes of messages in one frame before the next one is begun. A message may be larger by itself.
 pub(crate) const FRAME_BYTES: usize = 256 * 1024;
@@ -44,27 +47,46 @@ pub(crate) enum DecodeError {
 }
 
 /// What a frame says besides its messages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
     version: u8,
     /// The sender's cluster.
     pub(crate) cluster: ClusterId,
-    /// The epoch of the messages.
+    /// The epoch of the messages, and of what `taken` says.
     pub(crate) epoch: Epoch,
-    /// How many frames of the receiver the sender has taken in since its last frame.
-    pub(crate) credits: u32,
-    /// Whether the sender waits for a credit before it sends more of the kind.
-    pub(crate) wants_credit: bool,
+    /// The frame's number, if its sender waits until it hears that the frame was taken in; 0 otherwise. No two frames
+    /// of one life of a node have the same.
+    pub(crate) number: u64,
+    /// A frame of the receiver that the sender has taken in.
+    pub(crate) taken: Option<Taken>,
+}
+
+/// A frame was taken in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    /// Which.
+    pub(crate) number: u64,
+    /// What became of its Puts: as so many [`Msg::PutAck`]s, in a few bytes.
+    pub(crate) puts: Puts,
+}
+
+/// What became of the Puts of a frame.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Puts {
+    /// None of them counts: the receiver is in another epoch than they were.
+    Void,
+    /// All are kept but for these, by their place among the Puts of the frame.
+    Kept { but: Vec<u32> },
 }
 
 impl Header {
-    pub(crate) fn new(cluster: ClusterId, epoch: Epoch, credits: u32, wants_credit: bool) -> Self {
+    pub(crate) fn new(cluster: ClusterId, epoch: Epoch, number: u64, taken: Option<Taken>) -> Self {
         Self {
             version: VERSION,
             cluster,
             epoch,
-            credits,
-            wants_credit,
+            number,
+            taken,
         }
     }
 }
@@ -81,19 +103,28 @@ impl Frame {
         append(msg, &mut self.body);
     }
 
+    /// Appends a Put, as [`push`](Self::push) would: the hot path has no message to begin with.
+    pub(crate) fn put(&mut self, key: &Key, gen_: Epoch, ver: u64, data: &[u8]) {
+        let data = Raw(data);
+        append(
+            &(PUT, key.kind(), key.name(), gen_, ver, data),
+            &mut self.body,
+        );
+    }
+
     /// Whether the frame should be sent before more is added.
     pub(crate) fn is_full(&self) -> bool {
         self.body.len() >= FRAME_BYTES
     }
 
-    /// Whether there is no message in it.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.body.is_empty()
+    /// How many bytes of messages are in it.
+    pub(crate) fn len(&self) -> usize {
+        self.body.len()
     }
 
     /// The bytes to send.
     pub(crate) fn finish(self, header: Header) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.body.len() + 24);
+        let mut bytes = Vec::with_capacity(self.body.len() + 40);
         append(&header, &mut bytes);
         bytes.extend_from_slice(&self.body);
         bytes
@@ -107,29 +138,84 @@ pub(crate) fn read_frame(bytes: &[u8]) -> Result<(Header, Messages<'_>), DecodeE
     Ok((header, Messages { rest }))
 }
 
+/// What postcard writes before a [`Msg::Put`].
+const PUT: u8 = 3;
+
+/// A message of a frame; of a Put, which there are many of, nothing is copied.
+#[derive(Debug)]
+pub(crate) enum Read<'a> {
+    /// A [`Msg::Put`].
+    Put {
+        key: KeyRef<'a>,
+        gen_: Epoch,
+        ver: u64,
+        data: &'a [u8],
+    },
+    /// Any other.
+    Other(Msg),
+}
+
+impl Read<'_> {
+    /// The message itself.
+    pub(crate) fn into_msg(self) -> Msg {
+        match self {
+            Self::Put {
+                key,
+                gen_,
+                ver,
+                data,
+            } => Msg::Put {
+                key: key.to_key(),
+                gen_,
+                ver,
+                data: Bytes::copy_from_slice(data),
+            },
+            Self::Other(msg) => msg,
+        }
+    }
+}
+
 /// The messages of a frame.
 #[derive(Debug)]
 pub(crate) struct Messages<'a> {
     rest: &'a [u8],
 }
 
-impl Iterator for Messages<'_> {
-    type Item = Result<Msg, DecodeError>;
+impl<'a> Messages<'a> {
+    fn take(&mut self) -> Option<Read<'a>> {
+        let (read, rest) = if self.rest[0] == PUT {
+            type Put<'a> = (u8, Kind, &'a str, Epoch, u64, &'a [u8]);
+            let (put, rest) = postcard::take_from_bytes::<Put<'a>>(self.rest).ok()?;
+            let (_, kind, name, gen_, ver, data) = put;
+            Key::check(name).ok()?;
+            let key = KeyRef::new(kind, name);
+            let put = Read::Put {
+                key,
+                gen_,
+                ver,
+                data,
+            };
+            (put, rest)
+        } else {
+            let (msg, rest) = postcard::take_from_bytes(self.rest).ok()?;
+            (Read::Other(msg), rest)
+        };
+        self.rest = rest;
+        Some(read)
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Read<'a>, DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
         }
-        Some(match postcard::take_from_bytes(self.rest) {
-            Ok((msg, rest)) => {
-                self.rest = rest;
-                Ok(msg)
-            }
-            Err(_) => {
-                self.rest = &[];
-                Err(DecodeError::Malformed)
-            }
-        })
+        Some(self.take().ok_or_else(|| {
+            self.rest = &[];
+            DecodeError::Malformed
+        }))
     }
 }
 
@@ -174,17 +260,41 @@ pub(crate) enum CallFailure {
     Codec(String),
 }
 
+thread_local! {
+    /// Where values are encoded before it is known how long they are.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The most room that is kept for the next value.
+const SCRATCH_MAX: usize = 64 * 1024;
+
 /// Encodes a value of a server type, within [`VALUE_BYTES_MAX`].
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, String> {
-    let bytes = postcard::to_stdvec(value).map_err(|e| format!("serializing failed: {e}"))?;
+    // What waits is counted by its length: no room beside it.
+    with_encoded(value, Bytes::copy_from_slice)
+}
+
+/// Encodes a value of a server type, within [`VALUE_BYTES_MAX`], for a moment.
+pub(crate) fn with_encoded<T: Serialize, R>(
+    value: &T,
+    then: impl FnOnce(&[u8]) -> R,
+) -> Result<R, String> {
+    // Taken, not borrowed: how a value is serialized is user code.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let bytes =
+        postcard::to_extend(value, scratch).map_err(|e| format!("serializing failed: {e}"))?;
     if bytes.len() > VALUE_BYTES_MAX {
         return Err(format!(
             "{} bytes, and the limit is {VALUE_BYTES_MAX}",
             bytes.len()
         ));
     }
-    // What waits is counted by its length: no room beside it.
-    Ok(bytes.into_boxed_slice().into())
+    let result = then(&bytes);
+    if bytes.capacity() <= SCRATCH_MAX {
+        SCRATCH.set(bytes);
+    }
+    Ok(result)
 }
 
 /// Decodes a value of a server type.
@@ -198,10 +308,11 @@ mod tests {
 
     use super::*;
     use crate::protocol::shard::{Answer, Request};
-    use crate::protocol::types::{Key, Kind, RequestId};
+    use crate::protocol::types::RequestId;
 
     fn header() -> Header {
-        Header::new(ClusterId(7), Epoch(3), 2, true)
+        let puts = Puts::Kept { but: vec![3, 300] };
+        Header::new(ClusterId(7), Epoch(3), 2, Some(Taken { number: 9, puts }))
     }
 
     fn key(name: &str) -> Key {
@@ -245,6 +356,7 @@ mod tests {
         assert_eq!(read, header());
         assert_eq!(
             messages_read
+                .map(|read| read.map(Read::into_msg))
                 .collect::<Result<Vec<_>, _>>()
                 .expect("messages"),
             messages()
@@ -260,7 +372,7 @@ mod tests {
             let Ok((_, read)) = read_frame(&bytes[..cut]) else {
                 continue;
             };
-            let read: Vec<_> = read.collect();
+            let read: Vec<_> = read.map(|read| read.map(Read::into_msg)).collect();
             let whole = read.iter().take_while(|msg| msg.is_ok()).count();
             assert!(read.len() - whole <= 1);
             for (msg, expected) in read.iter().take(whole).zip(messages()) {
@@ -293,8 +405,42 @@ mod tests {
         bytes.extend_from_slice(&[0xff; 9]);
         bytes.push(0x01);
         let (_, mut read) = read_frame(&bytes).expect("the header is whole");
-        assert_eq!(read.next(), Some(Err(DecodeError::Malformed)));
-        assert_eq!(read.next(), None);
+        assert_eq!(
+            read.next().map(Result::err),
+            Some(Some(DecodeError::Malformed))
+        );
+        assert!(read.next().is_none());
+    }
+
+    #[test]
+    fn a_put_is_written_without_a_message_as_it_is_with_one() {
+        let (mut with, mut without) = (Frame::default(), Frame::default());
+        let (key, data) = (key("b"), Bytes::from_static(b"state"));
+        without.put(&key, Epoch(3), 300, &data);
+        with.push(&Msg::Put {
+            key,
+            gen_: Epoch(3),
+            ver: 300,
+            data,
+        });
+        assert_eq!(with.finish(header()), without.finish(header()));
+    }
+
+    #[test]
+    fn a_put_of_a_name_that_no_actor_has_is_malformed() {
+        let mut frame = Frame::default();
+        frame.put(&key("a\nb"), Epoch(1), 1, b"");
+        let bytes = frame.finish(header());
+        let (_, mut read) = read_frame(&bytes).expect("the header is whole");
+        assert!(read.next().is_some_and(|read| read.is_err()));
+    }
+
+    #[test]
+    fn a_reward_of_a_name_of_16_bytes_costs_at_most_48_bytes() {
+        let mut frame = Frame::default();
+        let snapshot = [0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+        frame.put(&key("player0123456789"), Epoch(1_000), 2_000_000, &snapshot);
+        assert!(frame.body.len() <= 48, "{}", frame.body.len());
     }
 
     proptest! {
@@ -334,8 +480,9 @@ mod tests {
             if let Ok((_, messages)) = read_frame(&bytes) {
                 // Every message takes a byte at least, and what it carries is in the frame.
                 let mut carried = 0;
-                for msg in messages.flatten() {
+                for read in messages.flatten() {
                     carried += 1;
+                    let msg = read.into_msg();
                     if let Msg::Put { data, .. } | Msg::Grant { data, .. } | Msg::Hold { data, .. } = msg {
                         carried += data.len();
                     }

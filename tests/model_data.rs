@@ -199,6 +199,40 @@ fn a_joiner_comes_to_the_survivor_of_two() {
 }
 
 #[test]
+fn requests_that_go_past_the_part() {
+    holds(
+        &Cfg {
+            direct: true,
+            slow_actor: true,
+            ..THREE
+        },
+        0,
+    );
+    holds(
+        &Cfg {
+            direct: true,
+            slow_puts: true,
+            clients: 1,
+            retries: 1,
+            ..THREE
+        },
+        0,
+    );
+    holds(
+        &Cfg {
+            direct: true,
+            slow_actor: true,
+            reads: true,
+            lease: true,
+            ops: 2,
+            crashes: 0,
+            ..THREE
+        },
+        0,
+    );
+}
+
+#[test]
 fn reads_under_a_lease() {
     holds(
         &Cfg {

@@ -58,9 +58,14 @@ impl Load {
         fits
     }
 
-    /// The machine has seen it, and holds so much now.
+    /// The machine has seen it, or it was answered without it.
     pub(crate) fn taken(&self, bytes: usize) {
         self.queued.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Whether a request was admitted that the machine has not seen.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.queued.load(Relaxed) > 0
     }
 
     /// What the machine holds now.
@@ -70,13 +75,18 @@ impl Load {
 
     /// A player waits here until what the players have done is taken, before it does more.
     pub(crate) async fn room(&self) {
-        loop {
+        while !self.has_room() {
             let taken = self.room.notified();
-            if self.outcomes.load(Relaxed) < self.max / OUTCOMES_SHARE {
+            // It may have been taken meanwhile.
+            if self.has_room() {
                 return;
             }
             taken.await;
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.outcomes.load(Relaxed) < self.max / OUTCOMES_SHARE
     }
 
     /// Counts what a player has done.
@@ -84,10 +94,12 @@ impl Load {
         self.outcomes.fetch_add(bytes, Relaxed);
     }
 
-    /// The machine has seen that.
-    pub(crate) fn outcome_taken(&self, bytes: usize) {
-        self.outcomes.fetch_sub(bytes, Relaxed);
-        self.room.notify_waiters();
+    /// The machine has seen so much of that.
+    pub(crate) fn outcomes_taken(&self, bytes: usize) {
+        if bytes > 0 {
+            self.outcomes.fetch_sub(bytes, Relaxed);
+            self.room.notify_waiters();
+        }
     }
 }
 
@@ -116,7 +128,7 @@ mod tests {
         load.outcome(30);
         let mut waiting = Box::pin(load.room());
         assert!((&mut waiting).now_or_never().is_none());
-        load.outcome_taken(30);
+        load.outcomes_taken(30);
         assert!(waiting.now_or_never().is_some());
         assert_eq!(load.bytes(), 0);
     }

@@ -75,6 +75,8 @@ pub(crate) struct State {
     machine: Members,
     effects: Vec<Effect>,
     ports: HashMap<u64, Port>,
+    /// How many commands there were.
+    tokens: u64,
     /// How far each part is with the barrier of `epoch`: one bit each.
     epoch: Epoch,
     sent: u32,
@@ -111,6 +113,7 @@ impl Actor for MembersActor {
             machine,
             effects: Vec::new(),
             ports: HashMap::new(),
+            tokens: 0,
             epoch,
             sent: 0,
             complete: 0,
@@ -192,7 +195,8 @@ impl MembersActor {
     }
 
     fn command(&self, s: &mut State, port: Port, input: impl FnOnce(u64) -> Input) {
-        let token = self.shared.token();
+        s.tokens += 1;
+        let token = s.tokens;
         s.ports.retain(|_, port| !port.is_closed());
         s.ports.insert(token, port);
         self.step(s, input(token));
@@ -230,13 +234,14 @@ impl MembersActor {
 
     fn step(&self, s: &mut State, input: Input) {
         let mut effects = std::mem::take(&mut s.effects);
-        s.machine.handle(self.shared.now(), input, &mut effects);
+        s.machine
+            .handle(self.shared.lease.now(), input, &mut effects);
         // A vote takes the lease away: before it is sent, not after.
         let ends = effects
             .iter()
-            .any(|e| matches!(e, Effect::Lease { until } if *until <= self.shared.now()));
+            .any(|e| matches!(e, Effect::Lease { until } if *until <= self.shared.lease.now()));
         if ends {
-            self.shared.set_lease(s.machine.view(), Millis(0));
+            self.shared.lease.set(s.machine.view(), Millis(0));
         }
         for effect in effects.drain(..) {
             match effect {
@@ -250,9 +255,9 @@ impl MembersActor {
                     } else {
                         until
                     };
-                    let had = self.shared.is_leased(view);
-                    self.shared.set_lease(view, until);
-                    if !had && self.shared.is_leased(view) {
+                    let had = self.shared.lease.is_valid_in(view);
+                    self.shared.lease.set(view, until);
+                    if !had && self.shared.lease.is_valid_in(view) {
                         self.shared.for_all_parts(|| shard::Item::Leased);
                     }
                 }
@@ -319,7 +324,7 @@ impl MembersActor {
     /// What the node is doing. Without a lease for less than a lease's time it is not suspended yet: a change of
     /// the view takes the lease away for a moment, and requests wait that long.
     fn status(&self, s: &mut State) -> Status {
-        let now = self.shared.now();
+        let now = self.shared.lease.now();
         let status = s.machine.status(now);
         if status != Status::Suspended {
             s.unleased_since = None;

@@ -1,10 +1,13 @@
 //! The ractor actors that drive the protocol: one for the membership, one for each part of the key space (its
 //! keeper, its replicator, and the supervisor of its players), and one for each player.
 
+pub(crate) mod calls;
 pub(crate) mod inbox;
+pub(crate) mod lease;
 pub(crate) mod load;
 pub(crate) mod members;
 pub(crate) mod outbox;
+pub(crate) mod part;
 pub(crate) mod player;
 pub(crate) mod shard;
 pub(crate) mod shared;

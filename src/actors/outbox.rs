@@ -3,12 +3,14 @@
 //! what they answer was bounded already.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::BuildHasherDefault;
 
 use crate::protocol::shard::{Msg, REQUEST_BYTES};
-use crate::protocol::types::Key;
+use crate::protocol::types::{Epoch, Key, KeyHasher};
+use crate::wire::{Puts, Taken};
 
 /// After how many ticks a frame is taken for lost.
-const CREDIT_TICKS_MAX: u32 = 20;
+const WAITED_MAX: u32 = 20;
 
 /// What a queued request is about; one that comes again meanwhile says nothing new.
 #[derive(PartialEq, Eq, Hash, Debug)]
@@ -46,15 +48,26 @@ fn weight(answer: &Msg) -> usize {
     }
 }
 
+/// How many frames of one peer wait to be told that they were taken in. A peer has one in flight, and a second one if
+/// it gave that up; whoever sends more does not wait for it.
+const TAKEN_MAX: usize = 4;
+
+/// A frame that is on its way, until the peer says that it was taken in.
+#[derive(Debug)]
+struct Flight {
+    number: u64,
+    /// The Puts in it, in order.
+    puts: Vec<(Key, Epoch, u64)>,
+    /// For how many ticks it has been.
+    waited: u32,
+}
+
 /// The queue towards one peer.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// Frames of the peer that were taken in and not yet credited.
-    pub(super) credits: u32,
-    /// Whether a frame that asked for a credit is in flight.
-    in_flight: bool,
-    /// For how many ticks it has been.
-    waited: u32,
+    /// Frames of the peer that were taken in, and of which it was not told.
+    taken: VecDeque<Taken>,
+    flight: Option<Flight>,
     answers: VecDeque<Msg>,
     /// What the answers hold that nobody else does.
     answers_bytes: usize,
@@ -63,7 +76,7 @@ pub(super) struct Outbox {
     asked: HashSet<Ask>,
     /// Keys whose latest state the peer must get, in the order in which they came to need it.
     puts: VecDeque<Key>,
-    queued: HashSet<Key>,
+    queued: HashSet<Key, BuildHasherDefault<KeyHasher>>,
 }
 
 impl Outbox {
@@ -103,30 +116,62 @@ impl Outbox {
         }
     }
 
-    /// A frame was sent that asked for a credit.
-    pub(super) fn sent(&mut self) {
-        (self.in_flight, self.waited) = (true, 0);
+    /// A frame was sent, with these Puts in it, of which the peer will say that it took it in.
+    pub(super) fn sent(&mut self, number: u64, puts: Vec<(Key, Epoch, u64)>) {
+        let waited = 0;
+        self.flight = Some(Flight {
+            number,
+            puts,
+            waited,
+        });
     }
 
-    /// Whether a frame that asked for a credit is in flight.
+    /// Whether a frame is on its way.
     pub(super) fn is_in_flight(&self) -> bool {
-        self.in_flight
+        self.flight.is_some()
     }
 
-    /// The peer took the frame in.
-    pub(super) fn credit(&mut self) {
-        self.in_flight = false;
+    /// The peer took that frame in: the Puts in it, if it is the one on its way.
+    pub(super) fn arrived(&mut self, number: u64) -> Vec<(Key, Epoch, u64)> {
+        let flight = self.flight.take_if(|flight| flight.number == number);
+        flight.map(|flight| flight.puts).unwrap_or_default()
     }
 
-    /// Time passed: a credit that does not come any more is not waited for for ever. The peer dropped the frame,
-    /// for want of its view.
+    /// This node took a frame of the peer in.
+    pub(super) fn take_in(&mut self, taken: Taken) {
+        if self.taken.len() == TAKEN_MAX {
+            self.taken.pop_front();
+        }
+        self.taken.push_back(taken);
+    }
+
+    /// The next frame of the peer to say that it was taken in.
+    pub(super) fn next_taken(&mut self) -> Option<Taken> {
+        self.taken.pop_front()
+    }
+
+    /// Time passed: what does not arrive is not waited for for ever. The peer dropped the frame, for want of its view.
     pub(super) fn tick(&mut self) {
-        self.waited += 1;
-        self.in_flight &= self.waited < CREDIT_TICKS_MAX;
+        self.flight.take_if(|flight| {
+            flight.waited += 1;
+            flight.waited >= WAITED_MAX
+        });
     }
 
-    /// Forgets everything: the view has changed, or the connection is gone. What matters is sent again.
+    /// The connection is gone, or never was.
+    pub(super) fn disconnected(&mut self) {
+        self.clear();
+        self.flight = None;
+    }
+
+    /// The view has changed: whatever was to be said, or was said of Puts, is void. What matters is sent again.
     pub(super) fn clear(&mut self) {
+        for taken in &mut self.taken {
+            taken.puts = Puts::Void;
+        }
+        if let Some(flight) = &mut self.flight {
+            flight.puts.clear();
+        }
         self.answers.clear();
         self.answers_bytes = 0;
         self.requests.clear();
@@ -138,7 +183,7 @@ impl Outbox {
     /// Whether there is something to send now.
     pub(super) fn is_ready(&self) -> bool {
         let waiting = !self.requests.is_empty() || !self.puts.is_empty();
-        self.credits > 0 || !self.answers.is_empty() || waiting && !self.in_flight
+        !self.taken.is_empty() || !self.answers.is_empty() || waiting && self.flight.is_none()
     }
 
     /// The next answer to send.
@@ -148,20 +193,54 @@ impl Outbox {
         Some(answer)
     }
 
-    /// The next request to send; `put_of` knows the latest state of a key.
-    pub(super) fn next_request(&mut self, put_of: impl Fn(&Key) -> Option<Msg>) -> Option<Msg> {
-        if let Some(msg) = self.requests.pop_front() {
-            if let Some(ask) = Ask::of(&msg) {
-                self.asked.remove(&ask);
-            }
-            return Some(msg);
+    /// The next request to send.
+    pub(super) fn next_request(&mut self) -> Option<Msg> {
+        let msg = self.requests.pop_front()?;
+        if let Some(ask) = Ask::of(&msg) {
+            self.asked.remove(&ask);
         }
-        while let Some(key) = self.puts.pop_front() {
-            self.queued.remove(&key);
-            if let Some(msg) = put_of(&key) {
-                return Some(msg);
-            }
-        }
-        None
+        Some(msg)
+    }
+
+    /// The next key whose state is to be sent.
+    pub(super) fn next_put(&mut self) -> Option<Key> {
+        let key = self.puts.pop_front()?;
+        self.queued.remove(&key);
+        Some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::Kind;
+
+    fn put(name: &str) -> (Key, Epoch, u64) {
+        (Key::new(Kind(1), name), Epoch(1), 1)
+    }
+
+    #[test]
+    fn only_the_frame_on_its_way_arrives() {
+        let mut outbox = Outbox::default();
+        outbox.sent(1, vec![put("a")]);
+        (0..WAITED_MAX).for_each(|_| outbox.tick());
+        assert!(!outbox.is_in_flight());
+        outbox.sent(2, vec![put("b")]);
+        assert_eq!(outbox.arrived(1), []);
+        assert_eq!(outbox.arrived(2), [put("b")]);
+        assert_eq!(outbox.arrived(2), []);
+    }
+
+    #[test]
+    fn what_was_sent_or_taken_in_under_another_view_counts_for_nothing() {
+        let mut outbox = Outbox::default();
+        outbox.sent(1, vec![put("a")]);
+        let puts = Puts::Kept { but: Vec::new() };
+        outbox.take_in(Taken { number: 7, puts });
+        outbox.clear();
+        assert_eq!(outbox.arrived(1), []);
+        assert!(!outbox.is_in_flight());
+        let puts = Puts::Void;
+        assert_eq!(outbox.next_taken(), Some(Taken { number: 7, puts }));
     }
 }

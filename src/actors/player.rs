@@ -19,18 +19,23 @@ use tracing::warn;
 
 use crate::error::Crash;
 use crate::gen_server::GenServer;
-use crate::protocol::ring::{Ring, Snapshot};
-use crate::protocol::shard::{Ran, Request};
-use crate::protocol::types::{Epoch, Key, NodeName};
+use crate::protocol::ring::{Raw, Ring, Snapshot, SnapshotRef};
+use crate::protocol::shard::{Answer, Ran, Request};
+use crate::protocol::types::{Epoch, NodeName};
 use crate::supervisor::Restart;
 use crate::wire::{self, CallFailure};
 
-use super::load::Load;
-use super::shard::{Inbox, Item};
+use super::part::{Direct, Gate};
+use super::shard::Item;
 
 /// A request for the actor; local to the node, so that actors are not advertised to peers.
 #[derive(RactorMessage, Debug)]
-pub(crate) struct Run(pub(crate) Request);
+pub(crate) enum Run {
+    /// From its part.
+    Given(Request),
+    /// From a client, past the part.
+    Direct(Direct),
+}
 
 /// A server type, whatever its state and calls are.
 pub(crate) trait ServerType: Send + Sync {
@@ -44,18 +49,16 @@ pub(crate) trait ServerType: Send + Sync {
 
 /// What an actor is started with.
 pub(crate) struct Start {
-    /// Its key.
-    pub(crate) key: Key,
+    /// What it shares with its part: the key, where outcomes go, and who waits for them.
+    pub(crate) gate: Arc<Gate>,
     /// The owner's generation.
     pub(crate) gen_: Epoch,
     /// Which actor of that generation it is.
     pub(crate) instance: u64,
     /// Its state; empty for a new one.
     pub(crate) data: Bytes,
-    /// Where outcomes go.
-    pub(crate) inbox: Arc<Inbox>,
-    /// How much waits in this part: what the player does counts until the part has seen it.
-    pub(crate) load: Arc<Load>,
+    /// The version of that.
+    pub(crate) ver: u64,
     /// This node, for reports.
     pub(crate) node: NodeName,
 }
@@ -105,8 +108,10 @@ struct Player<G> {
 struct Live<S> {
     ring: Ring,
     state: S,
-    /// The encoding of `state` as last backed up.
-    last: Bytes,
+    /// The encoding of `state` as last handed over.
+    last: Vec<u8>,
+    /// The version of that, as the part will count it.
+    ver: u64,
 }
 
 impl<G: GenServer> Actor for Player<G> {
@@ -121,25 +126,31 @@ impl<G: GenServer> Actor for Player<G> {
     async fn handle(
         &self,
         _: ActorRef<Run>,
-        Run(request): Run,
-        state: &mut Self::State,
+        run: Run,
+        live: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        self.start.load.room().await;
-        match contained(self.run(request, state)).await {
+        self.start.gate.part.load.room().await;
+        let request = match &run {
+            Run::Given(request) => request,
+            Run::Direct(direct) => direct.request(),
+        };
+        match contained(self.run(request, live)).await {
             Ok(ran) => {
-                self.tell(ran);
+                let ver = live.as_ref().map_or(0, |live| live.ver);
+                self.tell(run, ran, Some(ver));
                 Ok(())
             }
             Err(reason) => {
+                let gate = &self.start.gate;
                 let crash = Crash {
                     kind: G::NAME.to_owned(),
-                    key: self.start.key.name().to_owned(),
+                    key: gate.key.name().to_owned(),
                     node: self.start.node.to_string(),
                     reason,
                 };
-                warn!(target: "statekeeper::crash", node = %self.start.node, key = self.start.key.name(), "{crash}");
+                warn!(target: "statekeeper::crash", node = %self.start.node, key = gate.key.name(), "{crash}");
                 let text = crash.to_string();
-                self.tell(failed(&CallFailure::Crashed(crash)));
+                self.tell(run, failed(&CallFailure::Crashed(crash)), None);
                 Err(text.into())
             }
         }
@@ -147,28 +158,51 @@ impl<G: GenServer> Actor for Player<G> {
 }
 
 impl<G: GenServer> Player<G> {
-    fn tell(&self, ran: Ran) {
+    /// Hands over what came of a request. Answers it at once if nothing changed, and what it was computed from is
+    /// backed up.
+    fn tell(&self, run: Run, ran: Ran, ver: Option<u64>) {
         let Start {
-            key,
+            gate,
             gen_,
             instance,
-            inbox,
-            load,
             ..
         } = &self.start;
-        load.outcome(ran.weight());
-        inbox.push(Item::Ran {
-            key: key.clone(),
-            gen_: *gen_,
-            instance: *instance,
-            ran,
-        });
+        let part = &gate.part;
+        let item = match (run, ran) {
+            (Run::Given(_), ran) => {
+                part.load.outcome(ran.weight());
+                Item::Ran {
+                    key: gate.key.clone(),
+                    gen_: *gen_,
+                    instance: *instance,
+                    ran,
+                }
+            }
+            (Run::Direct(direct), Ran::Done { reply, data: None })
+                if ver.is_some_and(|ver| gate.may_answer(ver)) =>
+            {
+                let token = direct.token;
+                part.load.taken(direct.finish().weight());
+                return part.calls.answer(token, Answer::Reply(reply));
+            }
+            (Run::Direct(direct), ran) => {
+                part.load.outcome(ran.weight());
+                Item::Served {
+                    gate: Arc::clone(gate),
+                    gen_: *gen_,
+                    token: direct.token,
+                    request: direct.finish(),
+                    ran,
+                }
+            }
+        };
+        part.inbox.push(item);
     }
 
     /// Handles one request. What it returns is not yet backed up; where it panics, nothing happened.
-    async fn run(&self, request: Request, live: &mut Option<Live<G::State>>) -> Ran {
+    async fn run(&self, request: &Request, live: &mut Option<Live<G::State>>) -> Ran {
         let server = &self.server.server;
-        let name = self.start.key.name();
+        let name = self.start.gate.key.name();
         let live = match live {
             Some(live) => live,
             None => live.insert(self.revive()),
@@ -192,35 +226,49 @@ impl<G: GenServer> Player<G> {
         };
         let reply = server.handle_call(name, call, &mut live.state).await;
         let reply = encoded(&reply, "reply");
-        let state = encoded(&live.state, "state");
-        if state == live.last && request.id.is_none() {
+        let last = &mut live.last;
+        let changed = carried(
+            "state",
+            wire::with_encoded(&live.state, |state| {
+                let changed = state != last;
+                if changed {
+                    last.clear();
+                    last.extend_from_slice(state);
+                }
+                changed
+            }),
+        );
+        if !changed && request.id.is_none() {
             return Ran::Done { reply, data: None };
         }
         if let Some(id) = request.id {
             live.ring.remember(id, reply.clone());
         }
-        live.last = state.clone();
-        let snapshot = Snapshot {
-            ring: live.ring.clone(),
-            state,
+        live.ver += 1;
+        let snapshot = SnapshotRef {
+            ring: &live.ring,
+            state: Raw(&live.last),
         };
+        let data = encoded(&snapshot, "state");
         Ran::Done {
             reply,
-            data: Some(encoded(&snapshot, "state")),
+            data: Some(data),
         }
     }
 
     /// The state that the actor starts with.
     fn revive(&self) -> Live<G::State> {
-        let name = self.start.key.name();
-        let data = &self.start.data;
+        let Start {
+            gate, data, ver, ..
+        } = &self.start;
+        let name = gate.key.name();
         if data.is_empty() {
-            let state = self.server.server.init(name);
             // Nothing is backed up yet, so that the first call writes whatever it leaves behind.
             return Live {
                 ring: Ring::default(),
-                state,
-                last: Bytes::new(),
+                state: self.server.server.init(name),
+                last: Vec::new(),
+                ver: *ver,
             };
         }
         let restored = wire::decode::<Snapshot>(data)
@@ -229,19 +277,22 @@ impl<G: GenServer> Player<G> {
             Ok((state, snapshot)) => Live {
                 ring: snapshot.ring,
                 state,
-                last: snapshot.state,
+                last: snapshot.state.to_vec(),
+                ver: *ver,
             },
             Err(reason) => panic!("the backup of '{name}' cannot be read: {reason}"),
         }
     }
 }
 
-/// Encodes what must have an encoding: an actor whose state cannot be backed up crashes, and loses nothing.
+/// Encodes what must have an encoding.
 fn encoded<T: serde::Serialize>(value: &T, what: &str) -> Bytes {
-    match wire::encode(value) {
-        Ok(bytes) => bytes,
-        Err(reason) => panic!("the {what} cannot be carried: {reason}"),
-    }
+    carried(what, wire::encode(value))
+}
+
+/// An actor whose state or reply cannot be carried crashes, and loses nothing.
+fn carried<T>(what: &str, result: Result<T, String>) -> T {
+    result.unwrap_or_else(|reason| panic!("the {what} cannot be carried: {reason}"))
 }
 
 pub(super) fn failed(failure: &CallFailure) -> Ran {

@@ -8,8 +8,9 @@
 //!                                                                   └─▶ answers to clients
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasherDefault;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,17 +21,15 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
 use crate::net::Arrival;
-use crate::protocol::shard::{
-    Answer, Effect, Input, Located, Progress, REQUEST_BYTES, Ran, Request, Shard,
-};
-use crate::protocol::types::{Epoch, Key, Kind, NodeId};
+use crate::protocol::shard::{Answer, Effect, Input, Progress, REQUEST_BYTES, Ran, Request, Shard};
+use crate::protocol::types::{Epoch, Key, KeyHasher, Kind, NodeId};
 use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
-use crate::wire::{self, CallFailure, Frame, Header};
+use crate::wire::{self, CallFailure, Frame, Header, Puts, Read, Taken};
 
 use super::inbox::Wake;
-use super::load::Load;
 use super::outbox::Outbox;
+use super::part::{Gate, Part};
 use super::player::{Run, Start, failed};
 use super::shared::Shared;
 
@@ -59,21 +58,22 @@ pub(crate) enum Item {
         token: u64,
         key: Key,
         request: Request,
-        port: oneshot::Sender<Answer>,
     },
     /// A client asks where an actor is.
-    Locate {
-        token: u64,
-        key: Key,
-        port: oneshot::Sender<Result<Option<Located>, Answer>>,
-    },
-    /// The client gave up.
-    Cancel { key: Key, token: u64 },
-    /// A player handled a request.
+    Locate { token: u64, key: Key },
+    /// A player handled a request that this part gave it.
     Ran {
         key: Key,
         gen_: Epoch,
         instance: u64,
+        ran: Ran,
+    },
+    /// A player handled a request that it had from a client.
+    Served {
+        gate: Arc<Gate>,
+        gen_: Epoch,
+        token: u64,
+        request: Request,
         ran: Ran,
     },
     /// A backoff is over.
@@ -118,6 +118,7 @@ pub(crate) struct ShardActor {
 struct Player {
     instance: u64,
     gen_: Epoch,
+    gate: Arc<Gate>,
     /// None if its server type is not registered here.
     actor: Option<ActorRef<Run>>,
 }
@@ -127,21 +128,42 @@ pub(crate) struct State {
     machine: Shard,
     effects: Vec<Effect>,
     items: Vec<Item>,
-    outboxes: BTreeMap<NodeId, Outbox>,
-    calls: HashMap<u64, oneshot::Sender<Answer>>,
-    locates: HashMap<u64, oneshot::Sender<Result<Option<Located>, Answer>>>,
-    players: HashMap<Key, Player>,
+    /// Whether this node may answer, as of the beginning of the round.
+    leased: bool,
+    /// What clients of this node get at the end of the round.
+    answers: Vec<(u64, Answer)>,
+    /// How many bytes of outcomes were handled in the round.
+    outcomes: usize,
+    /// By peer; there are few.
+    outboxes: Vec<(NodeId, Outbox)>,
+    /// How many frames were sent that the peer is to say of that it took them in.
+    frames: u64,
+    players: HashMap<Key, Player, BuildHasherDefault<KeyHasher>>,
     /// Which player an actor is, for the reports of its end.
     actors: HashMap<ActorId, (Key, u64)>,
     histories: HashMap<Key, History>,
     instances: u64,
     quiet: Option<oneshot::Sender<()>>,
+    /// Told to quiesce, and waiting for what players have directly from clients.
+    quiescing: bool,
+    /// The clients' ports do not outlive the actor.
+    _calls: OpenCalls,
     /// Peers that were shown or asked for a view since the last tick.
     told: Vec<NodeId>,
     /// Frames of another cluster: of the one that this node is about to be admitted to, perhaps.
     early: Vec<(NodeId, Vec<u8>)>,
     /// Whether the membership was told that this part holds something.
     had_data: bool,
+}
+
+/// Whoever waits for an answer of this part hears of its end.
+struct OpenCalls(Arc<Part>);
+
+impl Drop for OpenCalls {
+    fn drop(&mut self) {
+        self.0.calls.close();
+        self.0.close_residents();
+    }
 }
 
 impl fmt::Debug for State {
@@ -162,14 +184,14 @@ impl Actor for ShardActor {
         myself: ActorRef<Wake>,
         view: View,
     ) -> Result<State, ActorProcessingErr> {
-        let inbox = self.inbox().clone();
+        let part = Arc::clone(self.part());
         tokio::spawn(async move {
             let mut every = tokio::time::interval(TICK);
             every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             // Ends with the actor: the inbox of an ended actor has no other holder for long.
             while myself.get_status() < ractor::ActorStatus::Stopping {
                 every.tick().await;
-                inbox.push(Item::Tick);
+                part.inbox.push(Item::Tick);
             }
         });
         let me = self.shared.me();
@@ -177,14 +199,18 @@ impl Actor for ShardActor {
             machine: self.machine(me, view),
             effects: Vec::new(),
             items: Vec::new(),
-            outboxes: BTreeMap::new(),
-            calls: HashMap::new(),
-            locates: HashMap::new(),
-            players: HashMap::new(),
+            leased: false,
+            answers: Vec::new(),
+            outcomes: 0,
+            outboxes: Vec::new(),
+            frames: 0,
+            players: HashMap::default(),
             actors: HashMap::new(),
             histories: HashMap::new(),
             instances: 0,
             quiet: None,
+            quiescing: false,
+            _calls: OpenCalls(Arc::clone(self.part())),
             told: Vec::new(),
             early: Vec::new(),
             had_data: false,
@@ -234,6 +260,7 @@ impl Actor for ShardActor {
         let current = s.players.get(&key).filter(|p| p.instance == instance);
         if let Some(player) = current {
             let gen_ = player.gen_;
+            self.part().move_out(&player.gate);
             s.players.remove(&key);
             let verdict = self.verdict(s, &key, abnormal);
             info!(node = %self.shared.name, key = key.name(), "player.exit {verdict:?}");
@@ -260,10 +287,10 @@ impl Actor for ShardActor {
                     if wait.is_zero() {
                         self.step(&myself, s, Input::Restart { key, gen_ });
                     } else {
-                        let inbox = self.inbox().clone();
+                        let part = Arc::clone(self.part());
                         tokio::spawn(async move {
                             tokio::time::sleep(wait).await;
-                            inbox.push(Item::Restart { key, gen_ });
+                            part.inbox.push(Item::Restart { key, gen_ });
                         });
                     }
                 }
@@ -275,19 +302,15 @@ impl Actor for ShardActor {
 }
 
 impl ShardActor {
-    fn inbox(&self) -> &Arc<Inbox> {
-        &self.shared.shards[self.index]
-    }
-
-    fn load(&self) -> &Arc<Load> {
-        &self.shared.loads[self.index]
+    fn part(&self) -> &Arc<Part> {
+        &self.shared.parts[self.index]
     }
 
     fn machine(&self, me: NodeId, view: View) -> Shard {
         let config = &self.shared.config;
         let waiting_max = (config.waiting_max / crate::protocol::SHARDS).max(1);
         let mut machine = Shard::new(me, view, config.backups, waiting_max, self.index as u64)
-            .with_bytes_max(self.load().max());
+            .with_bytes_max(self.part().load.max());
         machine.plant(self.shared.planted);
         machine
     }
@@ -295,7 +318,9 @@ impl ShardActor {
     /// Handles what is in the inbox, and sends what came of it; false if there was nothing.
     fn round(&self, myself: &ActorRef<Wake>, s: &mut State) -> bool {
         let mut items = std::mem::take(&mut s.items);
-        let any = self.inbox().take(&mut items);
+        let any = self.part().inbox.take(&mut items);
+        // Whoever is answered in this round was waiting at this moment: an answer that is true now is true for it.
+        s.leased = self.part().lease.is_valid_in(s.machine.view());
         let mut ticked = false;
         for item in items.drain(..) {
             // After a stall, ticks have piled up; one says it all.
@@ -305,6 +330,10 @@ impl ShardActor {
             self.item(myself, s, item);
         }
         s.items = items;
+        if s.quiescing && !self.part().load.is_queued() {
+            s.quiescing = false;
+            self.step(myself, s, Input::Quiesce);
+        }
         if any {
             self.flush(s);
         }
@@ -317,9 +346,7 @@ impl ShardActor {
                 token,
                 key,
                 request,
-                port,
             } => {
-                s.calls.insert(token, port);
                 let bytes = request.weight();
                 self.step(
                     myself,
@@ -330,17 +357,11 @@ impl ShardActor {
                         request,
                     },
                 );
-                self.load().taken(bytes);
+                self.part().load.taken(bytes);
             }
-            Item::Locate { token, key, port } => {
-                s.locates.insert(token, port);
+            Item::Locate { token, key } => {
                 self.step(myself, s, Input::Locate { token, key });
-                self.load().taken(REQUEST_BYTES);
-            }
-            Item::Cancel { key, token } => {
-                s.calls.remove(&token);
-                s.locates.remove(&token);
-                self.step(myself, s, Input::Cancel { key, token });
+                self.part().load.taken(REQUEST_BYTES);
             }
             Item::Ran {
                 key,
@@ -348,32 +369,69 @@ impl ShardActor {
                 instance,
                 ran,
             } => {
-                let bytes = ran.weight();
+                s.outcomes += ran.weight();
                 if s.players.get(&key).is_some_and(|p| p.instance == instance) {
                     self.step(myself, s, Input::Ran { key, gen_, ran });
                 }
-                self.load().outcome_taken(bytes);
+            }
+            Item::Served {
+                gate,
+                gen_,
+                token,
+                request,
+                ran,
+            } => {
+                let (bytes, key) = (request.weight(), gate.key.clone());
+                s.outcomes += ran.weight();
+                if !gate.is_open() {
+                    // What it did is gone with it.
+                    let input = Input::Request {
+                        token,
+                        key,
+                        request,
+                    };
+                    self.step(myself, s, input);
+                } else {
+                    let is_read = matches!(ran, Ran::Done { data: None, .. });
+                    let input = Input::Served {
+                        token,
+                        key,
+                        gen_,
+                        request,
+                        ran,
+                    };
+                    self.step(myself, s, input);
+                    if is_read && let Some(ver) = s.machine.settled_at(&gate.key) {
+                        // The next ones need not come here.
+                        gate.set_backed_up(s.machine.view(), ver);
+                    }
+                }
+                self.part().load.taken(bytes);
             }
             Item::Restart { key, gen_ } => self.step(myself, s, Input::Restart { key, gen_ }),
             Item::Frame { from, bytes } => self.frame(myself, s, &from, &bytes),
-            Item::LinkDown { peer } => {
-                s.outboxes.remove(&peer);
-            }
+            Item::LinkDown { peer } => s.outboxes.retain(|(id, _)| *id != peer),
             Item::LinkUp => self.step(myself, s, Input::Linked),
             Item::Leased => self.step(myself, s, Input::Leased),
             Item::Install(view) => {
                 // Whatever was not sent belongs to the old epoch.
-                s.outboxes.values_mut().for_each(Outbox::clear);
+                s.outboxes.iter_mut().for_each(|(_, outbox)| outbox.clear());
+                s.leased = self.part().lease.is_valid_in(&view);
                 self.step(myself, s, Input::Install(view));
                 let view = s.machine.view();
-                s.outboxes.retain(|peer, _| view.contains(peer));
+                s.outboxes.retain(|(peer, _)| view.contains(peer));
                 for (from, bytes) in std::mem::take(&mut s.early) {
                     self.frame(myself, s, &from, &bytes);
                 }
             }
             Item::Tick => {
                 s.told.clear();
-                s.outboxes.values_mut().for_each(Outbox::tick);
+                s.outboxes.iter_mut().for_each(|(_, outbox)| outbox.tick());
+                let patience = self.shared.config.call_timeout.as_millis() / TICK.as_millis();
+                let patience = u64::try_from(patience).unwrap_or(u64::MAX);
+                for (token, key) in self.part().calls.tick(patience) {
+                    self.step(myself, s, Input::Cancel { key, token });
+                }
                 if s.histories.len() > HISTORIES_MAX {
                     let now = Instant::now();
                     s.histories.retain(|key, history| {
@@ -387,7 +445,8 @@ impl ShardActor {
             }
             Item::Quiesce(port) => {
                 s.quiet = Some(port);
-                self.step(myself, s, Input::Quiesce);
+                s.quiescing = true;
+                self.part().close_residents();
             }
             Item::Refuse => self.step(myself, s, Input::Refuse),
             Item::Local { kind, port } => {
@@ -410,7 +469,7 @@ impl ShardActor {
                 let actor = s.players.get(&key).and_then(|p| p.actor.as_ref());
                 // The end of one that is not linked to its supervisor yet would be reported to nobody.
                 if actor.is_some_and(|actor| actor.get_status() < ractor::ActorStatus::Running) {
-                    return self.inbox().push(Item::Kill { key, port });
+                    return self.part().inbox.push(Item::Kill { key, port });
                 }
                 if let Some(actor) = actor {
                     actor.kill();
@@ -418,7 +477,9 @@ impl ShardActor {
                 let _ = port.send(actor.is_some());
             }
             Item::Dissolve { me, view } => {
+                self.part().open_residents();
                 for player in std::mem::take(&mut s.players).into_values() {
+                    self.part().move_out(&player.gate);
                     if let Some(actor) = player.actor {
                         actor.stop(None);
                     }
@@ -426,14 +487,13 @@ impl ShardActor {
                 s.outboxes.clear();
                 s.early.clear();
                 let old = std::mem::replace(&mut s.machine, self.machine(me, view));
-                self.load().set_held(s.machine.held_bytes());
                 for (token, maybe) in old.dissolve() {
                     let answer = if maybe {
                         Answer::Unknown
                     } else {
                         Answer::NotServing
                     };
-                    self.answer(s, token, answer);
+                    s.answers.push((token, answer));
                 }
             }
         }
@@ -441,17 +501,21 @@ impl ShardActor {
 
     /// One step of the machine, with everything that it wants done.
     fn step(&self, myself: &ActorRef<Wake>, s: &mut State, input: Input) {
+        s.machine.handle(s.leased, input, &mut s.effects);
+        self.carry_out(myself, s);
+    }
+
+    /// Does what the machine wants done.
+    fn carry_out(&self, myself: &ActorRef<Wake>, s: &mut State) {
         let mut effects = std::mem::take(&mut s.effects);
-        let leased = self.shared.is_leased(s.machine.view());
-        s.machine.handle(leased, input, &mut effects);
         let mut undeliverable = Vec::new();
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send { to, msg } => {
-                    let outbox = s.outboxes.entry(to).or_default();
-                    outbox.push(msg, self.load().max());
+                    let bytes_max = self.part().load.max();
+                    outbox_of(&mut s.outboxes, &to).push(msg, bytes_max);
                 }
-                Effect::Put { to, key } => s.outboxes.entry(to).or_default().put(key),
+                Effect::Put { to, key } => outbox_of(&mut s.outboxes, &to).put(key),
                 Effect::Start { key, gen_, data } => self.start(myself, s, key, gen_, data),
                 Effect::Run { key, gen_, request } => match s.players.get(&key) {
                     Some(Player {
@@ -460,25 +524,22 @@ impl ShardActor {
                         ..
                     }) if *current == gen_ => {
                         // If it has just ended, its end is reported, and its successor gets the request.
-                        let _ = actor.cast(Run(request));
+                        let _ = actor.cast(Run::Given(request));
                     }
                     Some(_) | None => undeliverable.push((key, gen_)),
                 },
                 Effect::Stop { key, gen_ } => {
                     if s.players.get(&key).is_some_and(|p| p.gen_ == gen_)
-                        && let Some(Player {
-                            actor: Some(actor), ..
-                        }) = s.players.remove(&key)
+                        && let Some(player) = s.players.remove(&key)
                     {
-                        actor.stop(None);
+                        self.part().move_out(&player.gate);
+                        if let Some(actor) = player.actor {
+                            actor.stop(None);
+                        }
                     }
                 }
-                Effect::Answer { token, answer } => self.answer(s, token, answer),
-                Effect::Found { token, found } => {
-                    if let Some(port) = s.locates.remove(&token) {
-                        let _ = port.send(Ok(found));
-                    }
-                }
+                Effect::Answer { token, answer } => s.answers.push((token, answer)),
+                Effect::Found { token, found } => self.part().calls.found(token, found),
                 Effect::ShowView(peer) => {
                     if !s.told.contains(&peer) {
                         s.told.push(peer.clone());
@@ -508,7 +569,6 @@ impl ShardActor {
             }
         }
         s.effects = effects;
-        self.load().set_held(s.machine.held_bytes());
         for (key, gen_) in undeliverable {
             let name = self.shared.name.to_string();
             let ran = failed(&CallFailure::NoSuchType(name));
@@ -516,41 +576,33 @@ impl ShardActor {
         }
     }
 
-    fn answer(&self, s: &mut State, token: u64, answer: Answer) {
-        if let Some(port) = s.calls.remove(&token) {
-            let _ = port.send(answer);
-        } else if let Some(port) = s.locates.remove(&token) {
-            let _ = port.send(Err(answer));
-        }
-    }
-
     fn start(&self, myself: &ActorRef<Wake>, s: &mut State, key: Key, gen_: Epoch, data: Bytes) {
         s.instances += 1;
         let instance = s.instances;
-        let inbox = self.inbox().clone();
-        let node = self.shared.name.clone();
+        let gate = Arc::new(Gate::new(key.clone(), Arc::clone(self.part())));
         let start = Start {
-            key: key.clone(),
+            gate: Arc::clone(&gate),
             gen_,
             instance,
             data,
-            inbox,
-            load: self.load().clone(),
-            node,
+            ver: s.machine.owned_state(&key).map_or(0, |(_, ver, _)| ver),
+            node: self.shared.name.clone(),
         };
         let server = self.shared.types.get(&key.kind()).cloned();
         let actor = server.and_then(|server| server.start(start, myself.get_cell()));
         if let Some(actor) = &actor {
             s.actors.insert(actor.get_id(), (key.clone(), instance));
+            self.part().settle_in(Arc::clone(&gate), actor.clone());
         }
-        s.players.insert(
-            key,
-            Player {
-                instance,
-                gen_,
-                actor,
-            },
-        );
+        let player = Player {
+            instance,
+            gen_,
+            gate,
+            actor,
+        };
+        if let Some(before) = s.players.insert(key, player) {
+            self.part().move_out(&before.gate);
+        }
     }
 
     fn verdict(&self, s: &mut State, key: &Key, abnormal: bool) -> Verdict {
@@ -577,23 +629,59 @@ impl ShardActor {
             }
             return;
         }
-        let outbox = s.outboxes.entry(from.clone()).or_default();
-        outbox.credits += u32::from(header.wants_credit);
-        if header.credits > 0 {
-            outbox.credit();
-        }
-        for msg in messages {
-            match msg {
-                Ok(msg) => {
-                    let input = Input::Message {
-                        from: from.clone(),
-                        epoch: header.epoch,
-                        msg,
-                    };
-                    self.step(myself, s, input);
+        let same_epoch = header.epoch == s.machine.epoch();
+        if let Some(taken) = header.taken {
+            let mut puts = outbox_of(&mut s.outboxes, from).arrived(taken.number);
+            match taken.puts {
+                Puts::Kept { but } if same_epoch => {
+                    let mut place = 0;
+                    puts.retain(|_| {
+                        place += 1;
+                        !but.contains(&(place - 1))
+                    });
+                    s.machine.kept(s.leased, from, &puts, &mut s.effects);
+                    self.carry_out(myself, s);
                 }
-                Err(error) => return self.shared.malformed(from, &error),
+                Puts::Kept { .. } | Puts::Void => {}
             }
+        }
+        let (mut place, mut but) = (0, Vec::new());
+        let mut whole = true;
+        for read in messages {
+            let msg = match read {
+                Ok(Read::Put {
+                    key,
+                    gen_,
+                    ver,
+                    data,
+                }) if same_epoch => {
+                    if !s.machine.keep(from, key, gen_, ver, data, &mut s.effects) {
+                        but.push(place);
+                    }
+                    place += 1;
+                    if !s.effects.is_empty() {
+                        self.carry_out(myself, s);
+                    }
+                    continue;
+                }
+                Ok(read) => read.into_msg(),
+                Err(error) => {
+                    self.shared.malformed(from, &error);
+                    whole = false;
+                    break;
+                }
+            };
+            let (from, epoch) = (from.clone(), header.epoch);
+            self.step(myself, s, Input::Message { from, epoch, msg });
+        }
+        if header.number > 0 {
+            let puts = if same_epoch && whole {
+                Puts::Kept { but }
+            } else {
+                Puts::Void
+            };
+            let number = header.number;
+            outbox_of(&mut s.outboxes, from).take_in(Taken { number, puts });
         }
     }
 
@@ -607,8 +695,15 @@ impl ShardActor {
                 has,
             });
         }
+        let load = &self.part().load;
+        load.set_held(s.machine.held_bytes());
+        load.outcomes_taken(std::mem::take(&mut s.outcomes));
+        self.part().calls.answer_all(&mut s.answers);
         let State {
-            machine, outboxes, ..
+            machine,
+            outboxes,
+            frames,
+            ..
         } = s;
         let (cluster, epoch) = (machine.view().cluster, machine.epoch());
         for (peer, outbox) in outboxes.iter_mut() {
@@ -619,33 +714,51 @@ impl ShardActor {
                 {
                     frame.push(&msg);
                 }
-                let mut wants_credit = false;
-                while !outbox.is_in_flight()
-                    && !frame.is_full()
-                    && let Some(msg) = outbox.next_request(|key| machine.put_of(key))
-                {
-                    frame.push(&msg);
-                    wants_credit = true;
+                let mut number = 0;
+                if !outbox.is_in_flight() && !frame.is_full() {
+                    let mut puts = Vec::new();
+                    let answers = frame.len();
+                    while !frame.is_full()
+                        && let Some(msg) = outbox.next_request()
+                    {
+                        frame.push(&msg);
+                    }
+                    while !frame.is_full()
+                        && let Some(key) = outbox.next_put()
+                    {
+                        if let Some((gen_, ver, data)) = machine.owned_state(&key) {
+                            frame.put(&key, gen_, ver, data);
+                            puts.push((key, gen_, ver));
+                        }
+                    }
+                    if frame.len() > answers {
+                        *frames += 1;
+                        number = *frames;
+                        outbox.sent(number, puts);
+                    }
                 }
-                if frame.is_empty() && outbox.credits == 0 {
+                let taken = outbox.next_taken();
+                if frame.len() == 0 && taken.is_none() {
                     break;
                 }
-                if wants_credit {
-                    outbox.sent();
-                }
-                let header = Header::new(
-                    cluster,
-                    epoch,
-                    std::mem::take(&mut outbox.credits),
-                    wants_credit,
-                );
+                let header = Header::new(cluster, epoch, number, taken);
                 if !self.shared.send(peer, self.index, frame.finish(header)) {
-                    // Not connected: what matters is sent again when it is.
-                    outbox.clear();
-                    outbox.credit();
+                    // What matters is sent again when it is connected.
+                    outbox.disconnected();
                     break;
                 }
             }
         }
     }
+}
+
+fn outbox_of<'a>(outboxes: &'a mut Vec<(NodeId, Outbox)>, peer: &NodeId) -> &'a mut Outbox {
+    let at = match outboxes.iter().position(|(id, _)| id == peer) {
+        Some(at) => at,
+        None => {
+            outboxes.push((peer.clone(), Outbox::default()));
+            outboxes.len() - 1
+        }
+    };
+    &mut outboxes[at].1
 }

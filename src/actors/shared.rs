@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
 
 use tokio::sync::watch;
 use tracing::{error, warn};
@@ -16,13 +15,14 @@ use crate::net::{Event, Net};
 use crate::protocol::SHARDS;
 use crate::protocol::defect::Planted;
 use crate::protocol::members::{Msg, Status};
-use crate::protocol::types::{ClusterId, Epoch, Kind, Millis, NodeId, NodeName};
+use crate::protocol::types::{ClusterId, Epoch, Kind, NodeId, NodeName};
 use crate::protocol::view::View;
 use crate::wire::{self, DecodeError};
 
 use super::inbox::Inbox;
-use super::load::Load;
+use super::lease::Lease;
 use super::members;
+use super::part::Part;
 use super::player::ServerType;
 use super::shard;
 
@@ -35,9 +35,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) types: HashMap<Kind, Arc<dyn ServerType>>,
     pub(crate) planted: Planted,
-    pub(crate) shards: Vec<Arc<shard::Inbox>>,
-    /// How much waits in each part.
-    pub(crate) loads: Vec<Arc<Load>>,
+    pub(crate) parts: Vec<Arc<Part>>,
     pub(crate) members: Arc<Inbox<members::Item>>,
     pub(crate) info: watch::Sender<ViewInfo>,
     /// Set once: the node takes no new requests.
@@ -45,12 +43,7 @@ pub(crate) struct Shared {
     net: OnceLock<Net>,
     guardian: OnceLock<Guardian>,
     me: RwLock<NodeId>,
-    /// The node's monotonic clock counts from here.
-    start: Instant,
-    lease_until: AtomicU64,
-    /// The view that the lease is of.
-    lease_of: (AtomicU64, AtomicU64),
-    tokens: AtomicU64,
+    pub(crate) lease: Arc<Lease>,
 }
 
 impl Shared {
@@ -71,14 +64,15 @@ impl Shared {
             possible_loss: Vec::new(),
         };
         let bytes_max = config.waiting_bytes_max / SHARDS;
+        let waiting_max = (config.waiting_max / SHARDS).max(1);
+        let lease = Arc::new(Lease::new());
         Self {
             name: me.name.clone(),
             config,
             types,
             planted,
-            shards: (0..SHARDS).map(|_| Arc::new(Inbox::new())).collect(),
-            loads: (0..SHARDS)
-                .map(|_| Arc::new(Load::new(bytes_max)))
+            parts: (0..SHARDS)
+                .map(|_| Arc::new(Part::new(waiting_max, bytes_max, Arc::clone(&lease))))
                 .collect(),
             members: Arc::new(Inbox::new()),
             info: watch::Sender::new(info),
@@ -86,10 +80,7 @@ impl Shared {
             net: OnceLock::new(),
             guardian: OnceLock::new(),
             me: RwLock::new(me),
-            start: Instant::now(),
-            lease_until: AtomicU64::new(0),
-            lease_of: (AtomicU64::new(cluster.0), AtomicU64::new(0)),
-            tokens: AtomicU64::new(0),
+            lease,
         }
     }
 
@@ -138,42 +129,6 @@ impl Shared {
 
     pub(crate) fn set_me(&self, me: NodeId) {
         *self.me.write().unwrap_or_else(PoisonError::into_inner) = me;
-    }
-
-    /// The node's clock.
-    pub(crate) fn now(&self) -> Millis {
-        Millis(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    /// Whether this node may answer clients as a member of `view`. A lease says nothing about another view: a part may
-    /// still be at work in an earlier life of the node, or in a view whose actors others own in the next.
-    pub(crate) fn is_leased(&self, view: &View) -> bool {
-        // Asked twice: between the two the time is this view's. (While the name changes the time is 0, and no view
-        // comes back.)
-        self.is_lease_of(view)
-            && self.now().0 < self.lease_until.load(Ordering::SeqCst)
-            && self.is_lease_of(view)
-    }
-
-    pub(crate) fn set_lease(&self, view: &View, until: Millis) {
-        if !self.is_lease_of(view) {
-            // Never the new view's name with the old one's time.
-            self.lease_until.store(0, Ordering::SeqCst);
-            self.lease_of.0.store(view.cluster.0, Ordering::SeqCst);
-            self.lease_of.1.store(view.epoch.0, Ordering::SeqCst);
-        }
-        self.lease_until.store(until.0, Ordering::SeqCst);
-    }
-
-    fn is_lease_of(&self, view: &View) -> bool {
-        let (cluster, epoch) = &self.lease_of;
-        cluster.load(Ordering::SeqCst) == view.cluster.0
-            && epoch.load(Ordering::SeqCst) == view.epoch.0
-    }
-
-    /// A name for a request of a client of this node.
-    pub(crate) fn token(&self) -> u64 {
-        self.tokens.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Sends to a connected peer; false if it is not.
@@ -234,8 +189,8 @@ impl Shared {
                 self.members.push(members::Item::Control { from, bytes });
             }
             Event::Frame { from, lane, bytes } => {
-                if let Some(part) = self.shards.get(lane) {
-                    part.push(shard::Item::Frame { from, bytes });
+                if let Some(part) = self.parts.get(lane) {
+                    part.inbox.push(shard::Item::Frame { from, bytes });
                 }
             }
             Event::LinkUp(peer) => {
@@ -257,7 +212,7 @@ impl Shared {
 
     /// Gives every part of the key space an item.
     pub(crate) fn for_all_parts(&self, mut item: impl FnMut() -> shard::Item) {
-        self.shards.iter().for_each(|part| part.push(item()));
+        self.parts.iter().for_each(|part| part.inbox.push(item()));
     }
 }
 
@@ -266,36 +221,5 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("name", &self.name)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::types::Member;
-
-    #[test]
-    fn a_lease_is_of_one_view() {
-        let me = NodeId::new("a@h", 1);
-        let shared = Shared::new(
-            me.clone(),
-            ClusterId(7),
-            Config::new("a"),
-            HashMap::new(),
-            Planted::NONE,
-        );
-        let member = Member {
-            id: me,
-            addr: Arc::from("h:1"),
-        };
-        let before = View::alone(ClusterId(7), member);
-        let after = before.next(&[], None, &[]);
-        let far = Millis(u64::MAX);
-        shared.set_lease(&before, far);
-        assert!(shared.is_leased(&before) && !shared.is_leased(&after));
-        shared.set_lease(&after, far);
-        assert!(!shared.is_leased(&before) && shared.is_leased(&after));
-        shared.set_lease(&after, Millis(0));
-        assert!(!shared.is_leased(&after));
     }
 }

@@ -86,6 +86,25 @@ pub struct Snapshot {
     pub state: Bytes,
 }
 
+/// A [`Snapshot`] to be written, of what others have.
+#[derive(Debug, Serialize)]
+pub struct SnapshotRef<'a> {
+    /// As in [`Snapshot::ring`].
+    pub ring: &'a Ring,
+    /// As in [`Snapshot::state`].
+    pub state: Raw<'a>,
+}
+
+/// Bytes that are written as [`Bytes`] are.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw<'a>(pub &'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +182,11 @@ mod tests {
             state: Bytes::from_static(b"state"),
         };
         let bytes = postcard::to_stdvec(&snapshot).expect("it encodes");
+        let of_parts = SnapshotRef {
+            ring: &snapshot.ring,
+            state: Raw(&snapshot.state),
+        };
+        assert_eq!(postcard::to_stdvec(&of_parts), Ok(bytes.clone()));
         assert_eq!(postcard::from_bytes::<Snapshot>(&bytes), Ok(snapshot));
     }
 

@@ -20,6 +20,7 @@ mod held;
 mod inspect;
 mod keeper;
 mod owner;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -30,11 +31,14 @@ use serde::{Deserialize, Serialize};
 
 use super::defect::{Defect, Planted};
 use super::placement::Placement;
-use super::types::{Epoch, Key, NodeId, RequestId};
+use super::types::{Epoch, Key, KeyRef, NodeId, RequestId};
 use super::view::View;
+use table::Table;
 
 pub use barrier::Progress;
+use held::Books;
 pub use held::REQUEST_BYTES;
+pub use owner::key_max;
 
 /// Most messages of a later epoch that wait for its view, and most claims that wait for the barrier; further
 /// ones are dropped, and sent again by their senders.
@@ -257,6 +261,19 @@ pub enum Input {
         /// What came of it.
         ran: Ran,
     },
+    /// The actor of `key` handled a request of a client of this node that it was given past this part.
+    Served {
+        /// The driver's name for the request; used once.
+        token: u64,
+        /// The key.
+        key: Key,
+        /// The generation of the actor.
+        gen_: Epoch,
+        /// What was asked.
+        request: Request,
+        /// What came of it.
+        ran: Ran,
+    },
     /// The actor of `key` ended. `again`: the supervisor will say `Restart` later; else the next request starts
     /// it.
     Exited {
@@ -424,7 +441,7 @@ enum Actor {
 struct Rec {
     gen_: Epoch,
     ver: u64,
-    data: Bytes,
+    data: Box<[u8]>,
     owner: Option<NodeId>,
     /// The owner itself said so, by a Put; a grant alone does not confirm.
     confirmed: bool,
@@ -472,7 +489,7 @@ pub struct Shard {
     done_from: BTreeSet<NodeId>,
     complete: bool,
 
-    slots: BTreeMap<Key, Slot>,
+    slots: Table,
     wanted: BTreeMap<Key, Wanted>,
     forwarded: BTreeMap<u64, Forwarded>,
     /// Under which token a request of a client of this node was forwarded, by its own token.
@@ -485,14 +502,9 @@ pub struct Shard {
     /// Claims of this epoch that came before this node had authority.
     early: BTreeSet<(NodeId, Key)>,
 
-    /// How many requests are in `wanted`, `forwarded`, `running` and `waiting`.
-    pending: usize,
-    /// Their bytes, and those of `locating`: see `held`.
-    held: usize,
+    books: Books,
     /// The bytes of `parked`.
     parked_bytes: usize,
-    /// Those of them that peers forwarded: what a peer sends again is not queued again.
-    in_hand: BTreeSet<(NodeId, u64)>,
     next_token: u64,
     next_id: u64,
     tick: u64,
@@ -518,7 +530,7 @@ impl Shard {
             done_sent: true,
             done_from: BTreeSet::new(),
             complete: true,
-            slots: BTreeMap::new(),
+            slots: Table::default(),
             wanted: BTreeMap::new(),
             forwarded: BTreeMap::new(),
             forwarded_as: BTreeMap::new(),
@@ -526,10 +538,8 @@ impl Shard {
             lagging: Vec::new(),
             parked: Vec::new(),
             early: BTreeSet::new(),
-            pending: 0,
-            held: 0,
+            books: Books::default(),
             parked_bytes: 0,
-            in_hand: BTreeSet::new(),
             next_token: 0,
             next_id: seed << 48,
             tick: 0,
@@ -554,15 +564,19 @@ impl Shard {
                 key,
                 request,
             } => {
-                let pending = Pending {
-                    origin: Origin::Local(token),
-                    request,
-                };
-                if self.quiescing {
-                    self.finish(pending.origin, Answer::Leaving, out);
-                } else {
-                    self.accept(key, pending, out);
-                }
+                let origin = Origin::Local(token);
+                self.admit(key, Pending { origin, request }, out);
+            }
+            Input::Served {
+                token,
+                key,
+                gen_,
+                request,
+                ran,
+            } => {
+                let origin = Origin::Local(token);
+                let pending = Pending { origin, request };
+                self.served(leased, key, gen_, pending, ran, out);
             }
             Input::Locate { token, key } => self.locate(token, key, out),
             Input::Cancel { key, token } => self.cancel(&key, token),
@@ -580,6 +594,11 @@ impl Shard {
             Input::Quiesce => self.quiescing = true,
             Input::Refuse => self.refuse(out),
         }
+        self.follow_up(out);
+    }
+
+    /// What may have become due by any step.
+    fn follow_up(&mut self, out: &mut Vec<Effect>) {
         self.try_done(out);
         if self.quiescing && !self.quiet_said && self.is_quiet() {
             self.quiet_said = true;
@@ -632,7 +651,7 @@ impl Shard {
     }
 
     /// The record of `key` that this node keeps for others: generation, version, state, owner, confirmed.
-    pub fn record(&self, key: &Key) -> Option<(Epoch, u64, &Bytes, Option<&NodeId>, bool)> {
+    pub fn record(&self, key: &Key) -> Option<(Epoch, u64, &[u8], Option<&NodeId>, bool)> {
         match self.slots.get(key) {
             Some(Slot::Rec(rec)) => Some((
                 rec.gen_,
@@ -648,6 +667,14 @@ impl Shard {
     /// The state of `key` if this node owns it: generation, version, state.
     pub fn owned_state(&self, key: &Key) -> Option<(Epoch, u64, &Bytes)> {
         self.own(key).map(|own| (own.gen_, own.ver, &own.data))
+    }
+
+    /// The version of `key` that all its keepers have, if this node owns it, nobody waits for an answer, and that is its
+    /// latest: then its actor's state is what a reader may be told.
+    pub fn settled_at(&self, key: &Key) -> Option<u64> {
+        let own = self.own(key)?;
+        let settled = !own.lags() && own.waiting.is_empty() && self.can_serve(&self.me);
+        settled.then_some(own.ver)
     }
 
     /// Whether this node sent its sync-done of the installed epoch.
@@ -721,7 +748,9 @@ impl Shard {
             out.push(Effect::ShowView(from));
             return;
         }
-        if let Err(rule) = self.check(&from, epoch, &msg) {
+        // Roles are those of the epoch; a defect lets others pass.
+        let same_epoch = epoch == self.view.epoch;
+        if let Err(rule) = self.check(&from, same_epoch, &msg) {
             return out.push(Effect::Refused { from, rule });
         }
         match msg {
@@ -738,7 +767,12 @@ impl Shard {
                 gen_,
                 ver,
                 data,
-            } => self.put(from, key, gen_, ver, data, out),
+            } => {
+                if self.put(&from, key.borrowed(), gen_, ver, &data, same_epoch, out) {
+                    let msg = Msg::PutAck { key, gen_, ver };
+                    out.push(Effect::Send { to: from, msg });
+                }
+            }
             Msg::PutAck { key, gen_, ver } => self.put_ack(leased, &from, &key, gen_, ver, out),
             Msg::Hold {
                 key,
@@ -779,6 +813,45 @@ impl Shard {
         }
     }
 
+    /// Takes a Put of the installed epoch, as [`Input::Message`] does; whether it is kept, which its sender is to be
+    /// told, together with others (a [`Msg::PutAck`] for each would double the traffic).
+    pub fn keep(
+        &mut self,
+        from: &NodeId,
+        key: KeyRef<'_>,
+        gen_: Epoch,
+        ver: u64,
+        data: &[u8],
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if !self.view.contains(from) {
+            out.push(Effect::ShowView(from.clone()));
+            return false;
+        }
+        if let Err(rule) = self.check_version(gen_, ver) {
+            let from = from.clone();
+            out.push(Effect::Refused { from, rule });
+            return false;
+        }
+        let kept = self.put(from, key, gen_, ver, data, true, out);
+        self.follow_up(out);
+        kept
+    }
+
+    /// A keeper kept these Puts of the installed epoch: as so many [`Msg::PutAck`]s.
+    pub fn kept<'a>(
+        &mut self,
+        leased: bool,
+        from: &NodeId,
+        puts: impl IntoIterator<Item = &'a (Key, Epoch, u64)>,
+        out: &mut Vec<Effect>,
+    ) {
+        for (key, gen_, ver) in puts {
+            self.put_ack(leased, from, key, *gen_, *ver, out);
+        }
+        self.follow_up(out);
+    }
+
     /// No message of an earlier epoch counts.
     fn takes_late(&self, msg: &Msg) -> bool {
         let (put, grant) = (Defect::NoEpochCheckOnPut, Defect::LateGrant);
@@ -787,34 +860,28 @@ impl Shard {
     }
 
     /// Whether a member in this epoch can have sent that: what a peer makes up must not block a key, overflow, or
-    /// have this node own what its home did not grant. Who may say what follows from the view, which both have.
-    fn check(&self, from: &NodeId, epoch: Epoch, msg: &Msg) -> Result<(), &'static str> {
-        // Roles are those of the epoch; a defect lets others pass.
-        let same_epoch = epoch == self.view.epoch;
+    /// have this node own what its home did not grant. Who may say what follows from the view, which both have. (Who
+    /// may put is asked where the record is at hand.)
+    fn check(&self, from: &NodeId, same_epoch: bool, msg: &Msg) -> Result<(), &'static str> {
         match msg {
             Msg::Grant { gen_, ver, .. }
             | Msg::Put { gen_, ver, .. }
             | Msg::PutAck { gen_, ver, .. }
             | Msg::Hold { gen_, ver, .. }
-            | Msg::HoldAck { gen_, ver, .. }
-                if *gen_ > self.view.epoch || *ver >= VERSION_MAX =>
-            {
-                Err("no state is newer than its epoch, or as old as time")
-            }
+            | Msg::HoldAck { gen_, ver, .. } => self.check_version(*gen_, *ver)?,
+            Msg::Claim { .. }
+            | Msg::OwnerIs { .. }
+            | Msg::Done { .. }
+            | Msg::Forward { .. }
+            | Msg::Reply { .. }
+            | Msg::Locate { .. }
+            | Msg::Located { .. } => {}
+        }
+        match msg {
             Msg::Grant { key, .. } | Msg::OwnerIs { key, .. }
                 if same_epoch && self.placement.home(key) != Some(from) =>
             {
                 Err("only the home of a key grants it, or names its owner")
-            }
-            Msg::Put { key, .. }
-                if same_epoch
-                    && !(self.placement.is_active(from)
-                        && self
-                            .placement
-                            .keepers(key, from, self.backups)
-                            .contains(&self.me)) =>
-            {
-                Err("an owner puts its state to its keepers alone")
             }
             Msg::Hold { key, .. } if !self.placement.top(key, self.backups).contains(&self.me) => {
                 Err("a copy without an owner goes to the first of its ranking alone")
@@ -832,6 +899,13 @@ impl Shard {
             | Msg::Locate { .. }
             | Msg::Located { .. } => Ok(()),
         }
+    }
+
+    fn check_version(&self, gen_: Epoch, ver: u64) -> Result<(), &'static str> {
+        if gen_ > self.view.epoch || ver >= VERSION_MAX {
+            return Err("no state is newer than its epoch, or as old as time");
+        }
+        Ok(())
     }
 
     /// Answers what only the lease held back, and forgets which keys no longer lag.
@@ -889,21 +963,10 @@ impl Shard {
         }
     }
 
-    /// The end of one request.
-    fn finish(&mut self, origin: Origin, answer: Answer, out: &mut Vec<Effect>) {
-        out.push(match origin {
-            Origin::Local(token) => Effect::Answer { token, answer },
-            Origin::Peer(to, token) => Effect::Send {
-                to,
-                msg: Msg::Reply { token, answer },
-            },
-        });
-    }
-
     /// Whether only requests of peers are left that this node has not begun, and will not.
     fn is_quiet(&self) -> bool {
         let parked = |p: &&Pending| matches!(p.origin, Origin::Peer(..));
-        self.pending
+        self.books.pending
             == self
                 .wanted
                 .values()

@@ -204,7 +204,7 @@ impl Key {
     pub fn new(kind: Kind, name: impl Into<Arc<str>>) -> Self {
         let name = name.into();
         Self {
-            hash: xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0)),
+            hash: KeyRef::new(kind, &name).hash,
             kind,
             name,
         }
@@ -227,6 +227,15 @@ impl Key {
         Ok(())
     }
 
+    /// The same key, borrowed.
+    pub fn borrowed(&self) -> KeyRef<'_> {
+        KeyRef {
+            hash: self.hash,
+            kind: self.kind,
+            name: &self.name,
+        }
+    }
+
     /// A hash of the whole key, the same on every node.
     pub fn hash(&self) -> u64 {
         self.hash
@@ -243,9 +252,67 @@ impl Key {
     }
 }
 
+/// A [`Key`] whose name is another's: to look something up without an allocation.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRef<'a> {
+    hash: u64,
+    kind: Kind,
+    name: &'a str,
+}
+
+impl<'a> KeyRef<'a> {
+    /// The key of the actor `name` of the server type `kind`; the name is not [checked](Key::check).
+    pub fn new(kind: Kind, name: &'a str) -> Self {
+        Self {
+            hash: xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0)),
+            kind,
+            name,
+        }
+    }
+
+    /// A hash of the whole key, that of [`Key::hash`].
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Whether it is that key.
+    pub fn is(&self, key: &Key) -> bool {
+        self.hash == key.hash && self.kind == key.kind && *self.name == *key.name
+    }
+
+    /// The key itself.
+    pub fn to_key(&self) -> Key {
+        Key {
+            hash: self.hash,
+            kind: self.kind,
+            name: Arc::from(self.name),
+        }
+    }
+}
+
 impl std::hash::Hash for Key {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
+    }
+}
+
+/// The hasher for maps by [`Key`]: a key brings its hash along.
+#[derive(Clone, Default, Debug)]
+pub struct KeyHasher(u64);
+
+impl std::hash::Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes
+            .iter()
+            .for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = self.0.rotate_left(8) ^ hash;
     }
 }
 

@@ -12,12 +12,21 @@ use super::world::*;
 impl Cfg {
     /// A client asks a node.
     pub fn ask(&self, w: &mut World, node: u8, op: u8, again: bool) {
-        let input = Input::Request {
-            token: op.into(),
-            key: KEY.clone(),
-            request: request(op, again),
+        let owned = w.node(node).and_then(|node| node.shard.owns(&KEY));
+        let Some(gen_) = owned.filter(|_| self.direct) else {
+            return self.step(w, node, asked(op, again));
         };
-        self.step(w, node, input);
+        let given = Given {
+            gen_: gen_.0,
+            op,
+            has_id: true,
+            direct: true,
+        };
+        if self.slow_actor {
+            w.change(node, |node| node.running.push_back(given));
+        } else {
+            self.play(w, node, Event::Run(given));
+        }
     }
 
     pub fn install(&self, w: &mut World, node: u8, epoch: u8) {
@@ -132,7 +141,7 @@ impl Cfg {
                         ..
                     }
                 );
-                let leased = !self.lease || has(w.views[usize::from(w.last)].members, n);
+                let leased = self.is_leased(w, n);
                 let mut out = Vec::new();
                 w.change(n, |node| node.shard.handle(leased, input, &mut out));
                 for effect in out {
@@ -148,29 +157,51 @@ impl Cfg {
 
     pub(super) fn input(&self, w: &mut World, n: u8, event: Event) -> Option<Input> {
         let node = w.node(n)?;
-        let Given { gen_, op, has_id } = match event {
+        let given = match event {
             Event::Input(input) => return Some(input),
             Event::Run(given) => given,
         };
+        let Given {
+            gen_,
+            op,
+            has_id,
+            direct,
+        } = given;
         // The actor's state is what it handed over last, which is the part's.
-        let (at, mut val) = node.own()?;
-        if u64::from(at.gen_) != gen_ {
-            return None;
-        }
+        let own = node.own().filter(|(at, _)| u64::from(at.gen_) == gen_);
+        let Some((_, mut val)) = own else {
+            return direct.then(|| asked(op, false));
+        };
         let known = has(self.read_ops(), op) || has_id && val.count(op) > 0;
         if !known {
             val.add(op);
+        }
+        if direct && known && self.is_leased(w, n) && node.shard.settled_at(&KEY).is_some() {
+            self.acknowledge(w, n, op, val);
+            return None;
         }
         let data = (!known).then(|| val.encode());
         let ran = Ran::Done {
             reply: encode_reply(op, val),
             data,
         };
-        Some(Input::Ran {
-            key: KEY.clone(),
-            gen_: Epoch(gen_),
-            ran,
+        let (key, gen_) = (KEY.clone(), Epoch(gen_));
+        Some(if direct {
+            Input::Served {
+                token: op.into(),
+                key,
+                gen_,
+                request: request(op, false),
+                ran,
+            }
+        } else {
+            Input::Ran { key, gen_, ran }
         })
+    }
+
+    /// Whether a node may answer clients.
+    fn is_leased(&self, w: &World, n: u8) -> bool {
+        !self.lease || has(w.views[usize::from(w.last)].members, n)
     }
 
     pub(super) fn interpret(
@@ -219,12 +250,19 @@ impl Cfg {
                     self.put(w, n, to);
                 }
             }
-            Effect::Start { .. } | Effect::Stop { .. } => w.change(n, |node| node.running.clear()),
+            Effect::Start { .. } | Effect::Stop { .. } => {
+                let mut gone = VecDeque::new();
+                w.change(n, |node| gone = std::mem::take(&mut node.running));
+                // What it had from clients goes to the part.
+                let direct = gone.into_iter().filter(|given| given.direct);
+                events.extend(direct.map(|given| (n, Event::Input(asked(given.op, false)))));
+            }
             Effect::Run { gen_, request, .. } => {
                 let given = Given {
                     gen_: gen_.0,
                     op: op_of(&request),
                     has_id: request.id.is_some(),
+                    direct: false,
                 };
                 if self.slow_actor {
                     w.change(n, |node| node.running.push_back(given));
@@ -286,5 +324,14 @@ impl Cfg {
             w.acked |= bit(op);
             w.seen[usize::from(op)] = val;
         }
+    }
+}
+
+/// A client asks a part.
+fn asked(op: u8, again: bool) -> Input {
+    Input::Request {
+        token: op.into(),
+        key: KEY.clone(),
+        request: request(op, again),
     }
 }

@@ -159,7 +159,7 @@ impl Val {
     }
 
     /// The inverse of [`Val::encode`]; a new actor's state is empty.
-    pub fn decode(data: &Bytes) -> Self {
+    pub fn decode(data: &[u8]) -> Self {
         match **data {
             [] => Self(0),
             [low, high] => Self(u16::from_le_bytes([low, high])),

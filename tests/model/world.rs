@@ -46,6 +46,8 @@ pub struct Cfg {
     pub lease: bool,
     /// The actor takes its time, so that several requests and versions are under way.
     pub slow_actor: bool,
+    /// Clients give the actor of their node its requests past the part, as long as there is one.
+    pub direct: bool,
     /// A Put leaves when the connection has room, with the state of then.
     pub slow_puts: bool,
     /// Check the liveness closure in one state of so many; 0: never.
@@ -71,6 +73,7 @@ impl Cfg {
         reads: false,
         lease: false,
         slow_actor: false,
+        direct: false,
         slow_puts: false,
         live_every: 64,
         planted: Planted::NONE,
@@ -92,6 +95,8 @@ pub struct Given {
     pub gen_: u64,
     pub op: u8,
     pub has_id: bool,
+    /// By its client itself, past the part.
+    pub direct: bool,
 }
 
 /// A living node: the real machine, and what its driver has in hand.

@@ -160,14 +160,14 @@ impl Cluster {
     pub fn ask(&mut self, token: u64, of: &Try) {
         let number = of.process;
         let (key, request) = (key(of.call.key), of.request());
-        self.part(
-            number,
-            part_of(&key),
-            Input::Request {
+        let part = part_of(&key);
+        if let Some(request) = self.give(number, part, &key, token, request) {
+            let input = Input::Request {
                 token,
                 key,
                 request,
-            },
-        );
+            };
+            self.part(number, part, input);
+        }
     }
 }

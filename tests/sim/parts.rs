@@ -1,7 +1,9 @@
 //! The driver of a node's parts, and of the actors in them.
 
+use std::collections::BTreeMap;
+
 use statekeeper::protocol::members;
-use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Progress, Ran};
+use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Progress, Ran, Request};
 use statekeeper::protocol::types::{Epoch, Key, NodeId};
 
 use super::cluster::{Cluster, Event, ToMembers, ToPart};
@@ -69,7 +71,16 @@ impl Cluster {
                 self.note_owners(p, part);
             }
             ToPart::Dissolve { me, view } => {
-                process.actors.retain(|(of, _), _| *of != part);
+                let actors = std::mem::take(&mut process.actors);
+                let (gone, rest) = actors.into_iter().partition(|((of, _), _)| *of == part);
+                process.actors = rest;
+                let gone: BTreeMap<(usize, Key), Actor> = gone;
+                for ((_, key), actor) in gone {
+                    self.hand_back(p, part, &key, actor);
+                }
+                let Some(process) = self.processes.get_mut(&p) else {
+                    return;
+                };
                 process.due.retain(|(of, _), _| *of != part);
                 let old = process.renew(part, me, &view, &self.plan);
                 for (token, maybe) in old.dissolve() {
@@ -189,8 +200,17 @@ impl Cluster {
             }
             Effect::Start { key, gen_, data } => {
                 process.instances += 1;
-                let actor = Actor::start(gen_, process.instances, &data);
-                process.actors.insert((part, key.clone()), actor);
+                let ver = process.parts[part]
+                    .owned_state(&key)
+                    .map_or(0, |(_, ver, _)| ver);
+                let actor = Actor::start(gen_, process.instances, &data, ver);
+                let before = process.actors.insert((part, key.clone()), actor);
+                if let Some(before) = before {
+                    self.hand_back(p, part, &key, before);
+                }
+                let Some(process) = self.processes.get(&p) else {
+                    return;
+                };
                 let (view, id) = (process.parts[part].view(), &process.lives[part]);
                 self.books.owns(view, &key, id);
             }
@@ -205,7 +225,7 @@ impl Cluster {
                         .violate("a request for an actor that was not started");
                 };
                 let (idle, instance) = (actor.running.is_empty(), actor.instance);
-                actor.running.push_back(request);
+                actor.running.push_back((None, request));
                 if idle {
                     let delay = self.dice.between(0, self.plan.actor_delay_max);
                     self.after(
@@ -225,8 +245,9 @@ impl Cluster {
                     .actors
                     .get(&at)
                     .is_some_and(|actor| actor.gen_ == gen_)
+                    && let Some(actor) = process.actors.remove(&at)
                 {
-                    process.actors.remove(&at);
+                    self.hand_back(p, part, &at.1, actor);
                 }
             }
             Effect::Answer { token, answer } => {
@@ -337,13 +358,19 @@ impl Cluster {
         };
         let gen_ = actor.gen_;
         if ends {
-            process.actors.remove(&at);
-            return self.actor_ended(p, part, key, gen_);
+            let ended = process.actors.remove(&at);
+            self.actor_ended(p, part, key.clone(), gen_);
+            if let Some(ended) = ended {
+                self.hand_back(p, part, &key, ended);
+            }
+            return;
         }
         let ran = actor.run();
-        let panics = matches!(ran, Some(Ran::Failed(_))) && Sort::of_key(&key) == Sort::Fragile;
+        let panics = matches!(ran, Some((_, _, Ran::Failed(_))))
+            && Sort::of_key(&key) == Sort::Fragile;
+        let mut ended = None;
         if panics {
-            process.actors.remove(&at);
+            ended = process.actors.remove(&at);
         } else if !actor.running.is_empty() {
             self.after(
                 delay,
@@ -355,13 +382,131 @@ impl Cluster {
                 },
             );
         }
-        if let Some(ran) = ran {
-            let key = key.clone();
-            self.part(p, part, Input::Ran { key, gen_, ran });
+        match ran {
+            Some((None, _, ran)) => {
+                let key = key.clone();
+                self.part(p, part, Input::Ran { key, gen_, ran });
+            }
+            Some((Some(token), request, ran)) => {
+                self.served(p, part, &key, gen_, token, request, ran);
+            }
+            None => {}
         }
         if panics {
-            self.actor_ended(p, part, key, gen_);
+            self.actor_ended(p, part, key.clone(), gen_);
         }
+        if let Some(ended) = ended {
+            self.hand_back(p, part, &key, ended);
+        }
+    }
+
+    /// An actor handled what it had from a client: it answers what is backed up by itself.
+    #[expect(clippy::too_many_arguments, reason = "what an actor hands over")]
+    fn served(
+        &mut self,
+        p: u64,
+        part: usize,
+        key: &Key,
+        gen_: Epoch,
+        token: u64,
+        request: Request,
+        ran: Ran,
+    ) {
+        let at = (part, key.clone());
+        let Some(process) = self.processes.get(&p) else {
+            return;
+        };
+        let may_answer = process
+            .actors
+            .get(&at)
+            .is_some_and(|actor| process.actor_may_answer(self.now, actor));
+        let is_read = matches!(ran, Ran::Done { data: None, .. });
+        if let Ran::Done { reply, data: None } = &ran
+            && may_answer
+        {
+            self.count("reads answered by actors");
+            let answer = Answer::Reply(reply.clone());
+            self.owner_answers(p, part, &answer);
+            return self.answer_client(token, &answer);
+        }
+        let input = Input::Served {
+            token,
+            key: key.clone(),
+            gen_,
+            request,
+            ran,
+        };
+        self.part(p, part, input);
+        let Some(process) = self.processes.get_mut(&p) else {
+            return;
+        };
+        let shard = &process.parts[part];
+        if is_read
+            && let Some(ver) = shard.settled_at(key)
+            && let Some(actor) = process.actors.get_mut(&at)
+        {
+            actor.backed_up = Some((shard.view().cluster, shard.epoch(), ver));
+        }
+    }
+
+    /// What an actor had from clients and did not handle goes to its part.
+    fn hand_back(&mut self, p: u64, part: usize, key: &Key, actor: Actor) {
+        for (token, request) in actor.running {
+            if let Some(token) = token {
+                let key = key.clone();
+                let item = ToPart::Input(Input::Request {
+                    token,
+                    key,
+                    request,
+                });
+                let process = p;
+                self.pass(
+                    p,
+                    Event::ToPart {
+                        process,
+                        part,
+                        item,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Gives a request of a client to an actor that lives there; back it comes if none does.
+    pub(super) fn give(
+        &mut self,
+        p: u64,
+        part: usize,
+        key: &Key,
+        token: u64,
+        request: Request,
+    ) -> Option<Request> {
+        let delay = self.dice.between(0, self.plan.actor_delay_max);
+        let past_the_part = self.dice.percent(60);
+        let actor = self
+            .processes
+            .get_mut(&p)
+            .filter(|process| process.leaving == Leaving::No)
+            .and_then(|process| process.actors.get_mut(&(part, key.clone())))
+            .filter(|_| past_the_part);
+        let Some(actor) = actor else {
+            return Some(request);
+        };
+        let (idle, instance) = (actor.running.is_empty(), actor.instance);
+        actor.running.push_back((Some(token), request));
+        if idle {
+            let (process, key) = (p, key.clone());
+            self.after(
+                delay,
+                Event::Run {
+                    process,
+                    part,
+                    key,
+                    instance,
+                },
+            );
+        }
+        None
     }
 
     /// An actor is gone: its supervisor restarts it, or the next request does.

@@ -98,13 +98,18 @@ pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> T {
 pub struct Actor {
     pub gen_: Epoch,
     pub instance: u64,
-    pub running: VecDeque<Request>,
+    /// Requests of its part, and of clients, by their tokens.
+    pub running: VecDeque<(Option<u64>, Request)>,
+    /// In which view the keepers have which version.
+    pub backed_up: Option<(ClusterId, Epoch, u64)>,
+    /// The version of its state, as its part will count it.
+    pub ver: u64,
     ring: Ring,
     log: Vec<OpId>,
 }
 
 impl Actor {
-    pub fn start(gen_: Epoch, instance: u64, data: &Bytes) -> Self {
+    pub fn start(gen_: Epoch, instance: u64, data: &Bytes, ver: u64) -> Self {
         let snapshot: Snapshot = if data.is_empty() {
             Snapshot::default()
         } else {
@@ -119,14 +124,24 @@ impl Actor {
             gen_,
             instance,
             running: VecDeque::new(),
+            backed_up: None,
+            ver,
             ring: snapshot.ring,
             log,
         }
     }
 
     /// Handles the oldest request. A refusal of some actors is their end.
-    pub fn run(&mut self) -> Option<Ran> {
-        let request = self.running.pop_front()?;
+    pub fn run(&mut self) -> Option<(Option<u64>, Request, Ran)> {
+        let (token, request) = self.running.pop_front()?;
+        let ran = self.handle(&request)?;
+        if matches!(ran, Ran::Done { data: Some(_), .. }) {
+            self.ver += 1;
+        }
+        Some((token, request, ran))
+    }
+
+    fn handle(&mut self, request: &Request) -> Option<Ran> {
         if let Some(reply) = request.id.as_ref().and_then(|id| self.ring.lookup(id)) {
             return Some(Ran::Done {
                 reply: reply.clone(),
@@ -293,6 +308,12 @@ impl Process {
     pub fn may_answer(&self, now: u64, part: usize) -> bool {
         let (mine, of_part) = (self.members.view(), self.parts[part].view());
         self.is_leased(now) && (mine.cluster, mine.epoch) == (of_part.cluster, of_part.epoch)
+    }
+
+    /// Whether the actor may answer by itself from its state.
+    pub fn actor_may_answer(&self, now: u64, actor: &Actor) -> bool {
+        let mine = self.members.view();
+        self.is_leased(now) && actor.backed_up == Some((mine.cluster, mine.epoch, actor.ver))
     }
 
     pub fn id(&self) -> &NodeId {

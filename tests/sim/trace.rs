@@ -13,14 +13,18 @@ pub fn input(input: &Input) -> Option<String> {
             key,
             request,
         } => format!("client {token} asks {key:?}: {}", asked(request)),
-        Input::Ran { key, gen_, ran } => match ran {
-            Ran::Done { reply, data } => {
-                let backed_up = if data.is_some() { "" } else { ", no change" };
-                format!("actor {key:?} of {gen_}: {}{backed_up}", told(reply))
-            }
-            Ran::Failed(_) => format!("actor {key:?} of {gen_} fails"),
-            Ran::Unknown => format!("actor {key:?} of {gen_} cannot tell"),
-        },
+        Input::Ran { key, gen_, ran } => format!("actor {key:?} of {gen_} {}", came(ran)),
+        Input::Served {
+            token,
+            key,
+            gen_,
+            request,
+            ran,
+        } => format!(
+            "client {token} asked actor {key:?} of {gen_}: {} and {}",
+            asked(request),
+            came(ran)
+        ),
         Input::Install(view) => format!("install {} of {}", view.epoch, view.cluster),
         Input::Message { from, epoch, msg } => format!("from {from} in {epoch}: {}", message(msg)),
         Input::Locate { .. }
@@ -31,6 +35,17 @@ pub fn input(input: &Input) -> Option<String> {
         | Input::Leased
         | Input::Quiesce => format!("{input:?}"),
     })
+}
+
+fn came(ran: &Ran) -> String {
+    match ran {
+        Ran::Done { reply, data } => {
+            let backed_up = if data.is_some() { "" } else { ", no change" };
+            format!("says {}{backed_up}", told(reply))
+        }
+        Ran::Failed(_) => "fails".to_owned(),
+        Ran::Unknown => "cannot tell".to_owned(),
+    }
 }
 
 fn message(msg: &Msg) -> String {

@@ -115,7 +115,7 @@ impl World {
             let copies = node
                 .shard
                 .owned_state(&key())
-                .map(|(_, _, d)| d)
+                .map(|(_, _, d)| &d[..])
                 .into_iter();
             for data in copies.chain(node.shard.record(&key()).map(|(_, _, d, ..)| d)) {
                 if (1..data.len()).any(|i| data[..i].contains(&data[i])) {

@@ -49,8 +49,7 @@ impl Shard {
         self.unsettled.clear();
         self.early.clear();
 
-        let keys: Vec<_> = self.slots.keys().cloned().collect();
-        for key in keys {
+        for key in self.slots.keys() {
             match self.slots.remove(&key) {
                 Some(Slot::Own(mut own)) => {
                     if self.placement.is_active(&self.me) {
@@ -79,7 +78,7 @@ impl Shard {
                         let rec = Rec {
                             gen_: own.gen_,
                             ver: own.ver,
-                            data: own.data.clone(),
+                            data: own.data[..].into(),
                             owner: None,
                             confirmed: true,
                         };
@@ -148,7 +147,7 @@ impl Shard {
             !wanted.pending.is_empty()
         });
         for pending in dropped {
-            self.release(&pending);
+            self.books.release(&pending);
         }
     }
 

@@ -102,7 +102,7 @@ impl Shard {
         let rec = Rec {
             gen_,
             ver,
-            data: data.clone(),
+            data: data[..].into(),
             owner: Some(from.clone()),
             confirmed: false,
         };
@@ -158,7 +158,7 @@ impl Shard {
 
     fn state_to_grant(&self, key: &Key) -> (u64, Bytes) {
         match self.slots.get(key) {
-            Some(Slot::Rec(rec)) => (rec.ver, rec.data.clone()),
+            Some(Slot::Rec(rec)) => (rec.ver, Bytes::copy_from_slice(&rec.data)),
             Some(Slot::Own(_)) | None => (0, Bytes::new()),
         }
     }
@@ -170,7 +170,7 @@ impl Shard {
             return out.push(Effect::Answer { token, answer });
         }
         self.locating.insert(token, key);
-        self.held += REQUEST_BYTES;
+        self.books.held += REQUEST_BYTES;
         self.ask_home(token, out);
     }
 

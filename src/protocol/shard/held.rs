@@ -2,6 +2,8 @@
 //! replies that wait for the keepers, and of messages that wait for their view. What would go beyond the limit is
 //! refused, or dropped if its sender sends it again; what is answered, given up or dropped is taken off.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::super::types::{Epoch, Key, NodeId};
@@ -55,25 +57,18 @@ impl Ran {
     }
 }
 
-impl Shard {
-    /// The same part with a limit to the bytes that wait in it.
-    #[must_use]
-    pub fn with_bytes_max(mut self, bytes_max: usize) -> Self {
-        self.bytes_max = bytes_max;
-        self
-    }
+/// The requests of a part that are not answered.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Books {
+    /// How many there are, in `wanted`, `forwarded`, `running` and `waiting`.
+    pub(super) pending: usize,
+    /// Their bytes, and those of the replies in `waiting` and of the questions in `locating`.
+    pub(super) held: usize,
+    /// Those that peers forwarded: what a peer sends again is not queued again.
+    pub(super) in_hand: BTreeSet<(NodeId, u64)>,
+}
 
-    /// How many bytes of requests, replies and messages wait here.
-    pub fn held_bytes(&self) -> usize {
-        self.held + self.parked_bytes
-    }
-
-    /// Whether `bytes` more may wait.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        // What is parked has its own share, whether or not there is any.
-        self.held.saturating_add(bytes) <= self.bytes_max - self.parked_max()
-    }
-
+impl Books {
     /// Counts a request that is taken in.
     pub(super) fn take_in(&mut self, pending: &Pending) {
         self.pending += 1;
@@ -91,6 +86,26 @@ impl Shard {
             self.in_hand.remove(&(from.clone(), *token));
         }
     }
+}
+
+impl Shard {
+    /// The same part with a limit to the bytes that wait in it.
+    #[must_use]
+    pub fn with_bytes_max(mut self, bytes_max: usize) -> Self {
+        self.bytes_max = bytes_max;
+        self
+    }
+
+    /// How many bytes of requests, replies and messages wait here.
+    pub fn held_bytes(&self) -> usize {
+        self.books.held + self.parked_bytes
+    }
+
+    /// Whether `bytes` more may wait.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        // What is parked has its own share, whether or not there is any.
+        self.books.held.saturating_add(bytes) <= self.bytes_max - self.parked_max()
+    }
 
     /// The reply just computed waits for the keepers, unless there is no room for it: then its client hears that
     /// the outcome is unknown. The actor has it; a retry with the same id gets it.
@@ -101,9 +116,9 @@ impl Shard {
         let Some(handled) = self.own_mut(key).and_then(|own| own.waiting.pop_back()) else {
             return;
         };
-        self.held -= handled.reply.len();
-        self.release(&handled.pending);
-        self.finish(handled.pending.origin, Answer::Unknown, out);
+        self.books.held -= handled.reply.len();
+        self.books.release(&handled.pending);
+        super::owner::finish(handled.pending.origin, Answer::Unknown, out);
     }
 
     /// A message of a later epoch waits for its view, if there is room.
@@ -125,7 +140,7 @@ impl Shard {
     pub(super) fn stop_locating(&mut self, token: u64) -> bool {
         let asked = self.locating.remove(&token).is_some();
         if asked {
-            self.held -= REQUEST_BYTES;
+            self.books.held -= REQUEST_BYTES;
         }
         asked
     }

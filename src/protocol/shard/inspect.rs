@@ -66,12 +66,15 @@ impl Shard {
             .collect();
         let parked: usize = self.parked.iter().map(|(_, _, msg)| msg.weight()).sum();
         for (what, holds) in [
-            ("the number of requests", self.pending == all.len()),
-            ("their bytes", self.held == bytes),
-            ("the requests of peers", self.in_hand == in_hand),
+            ("the number of requests", self.books.pending == all.len()),
+            ("their bytes", self.books.held == bytes),
+            ("the requests of peers", self.books.in_hand == in_hand),
             ("the forwarded requests", self.forwarded_as == forwarded_as),
             ("the bytes of parked messages", self.parked_bytes == parked),
-            ("the limit of requests", self.pending <= self.pending_max),
+            (
+                "the limit of requests",
+                self.books.pending <= self.pending_max,
+            ),
             ("the limit of bytes", self.held_bytes() <= self.bytes_max),
             (
                 "the limit of parked messages",

@@ -3,45 +3,75 @@
 use bytes::Bytes;
 
 use super::super::defect::Defect;
-use super::super::types::{Epoch, Key, NodeId};
+use super::super::types::{Epoch, Key, KeyRef, NodeId};
 use super::{Effect, Msg, Rec, Shard, Slot};
 
 impl Shard {
-    /// An owner's state arrives.
+    /// An owner's state arrives; whether it is kept, and its owner may count on it.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
     pub(super) fn put(
         &mut self,
-        from: NodeId,
-        key: Key,
+        from: &NodeId,
+        key: KeyRef<'_>,
         gen_: Epoch,
         ver: u64,
-        data: Bytes,
+        data: &[u8],
+        same_epoch: bool,
         out: &mut Vec<Effect>,
-    ) {
-        match self.slots.get(&key) {
-            Some(Slot::Own(_)) => {
-                let rule = "I1': at most one node owns a key in an epoch";
-                return out.push(Effect::Refused { from, rule });
+    ) -> bool {
+        let mut refuse = |rule| {
+            let from = from.clone();
+            out.push(Effect::Refused { from, rule });
+            false
+        };
+        let is_active = self.placement.is_active(from);
+        match self.slots.find_mut(key) {
+            Some((_, Slot::Own(_))) => {
+                return refuse("I1': at most one node owns a key in an epoch");
             }
-            Some(Slot::Rec(rec)) if rec.gen_ > gen_ => {
-                let rule = "an owner's generation is never behind its keeper's";
-                return out.push(Effect::Refused { from, rule });
+            Some((_, Slot::Rec(rec))) if rec.gen_ > gen_ => {
+                return refuse("an owner's generation is never behind its keeper's");
             }
             // A newer version of the same owner is here already; its acknowledgement covers this one.
-            Some(Slot::Rec(rec)) if rec.gen_ == gen_ && rec.ver > ver => return,
-            Some(Slot::Rec(_)) | None => {}
+            Some((_, Slot::Rec(rec))) if rec.gen_ == gen_ && rec.ver > ver => return false,
+            // The usual case: the next version from the owner that is known.
+            Some((key, Slot::Rec(rec)))
+                if rec.gen_ == gen_
+                    && rec.confirmed
+                    && rec.owner.as_ref() == Some(from)
+                    && is_active =>
+            {
+                rec.ver = ver;
+                if rec.data.len() == data.len() {
+                    rec.data.copy_from_slice(data);
+                } else {
+                    rec.data = data.into();
+                }
+                if !self.unsettled.is_empty() {
+                    self.unsettled.remove(key);
+                }
+                return true;
+            }
+            Some((_, Slot::Rec(_))) | None => {}
+        }
+        let key = key.to_key();
+        // A defect lets messages of other epochs pass, in which other nodes were keepers.
+        let is_keeper = || {
+            let keepers = self.placement.keepers(&key, from, self.backups);
+            keepers.contains(&self.me)
+        };
+        if same_epoch && !(is_active && is_keeper()) {
+            return refuse("an owner puts its state to its keepers alone");
         }
         let rec = Rec {
             gen_,
             ver,
-            data,
+            data: data.into(),
             owner: Some(from.clone()),
             confirmed: true,
         };
         self.store(&key, rec, out);
-        out.push(Effect::Send {
-            to: from,
-            msg: Msg::PutAck { key, gen_, ver },
-        });
+        true
     }
 
     /// A copy without an owner arrives.
@@ -71,7 +101,7 @@ impl Shard {
                 Rec {
                     gen_,
                     ver,
-                    data,
+                    data: data[..].into(),
                     owner: None,
                     confirmed: true,
                 },
@@ -159,7 +189,7 @@ impl Shard {
                 key: key.clone(),
                 gen_: rec.gen_,
                 ver: rec.ver,
-                data: rec.data.clone(),
+                data: Bytes::copy_from_slice(&rec.data),
             };
             out.push(Effect::Send { to, msg });
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::{
-    Actor, Answer, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Origin, Own, Pending, Ran,
+    Actor, Answer, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Msg, Origin, Own, Pending, Ran,
     Request, Shard, Slot,
 };
 
@@ -27,11 +27,44 @@ impl Own {
         self.acked() != Some(self.ver)
     }
 
+    /// Sends the state to every keeper that lacks it, and lists the key as lagging.
+    fn send_puts(&mut self, key: &Key, tick: u64, lagging: &mut Vec<Key>, out: &mut Vec<Effect>) {
+        self.put_at = tick;
+        if !self.listed {
+            self.listed = true;
+            lagging.push(key.clone());
+        }
+        for (to, acked) in &self.keepers {
+            if *acked != Some(self.ver) {
+                out.push(Effect::Put {
+                    to: to.clone(),
+                    key: key.clone(),
+                });
+            }
+        }
+    }
+
     /// Whether this epoch's sync need not wait for this key: the keepers have all that could have been
     /// answered before it. Where nobody can keep a copy, there is nothing to wait for, and no answer either.
     pub(super) fn is_synced(&self) -> bool {
         self.keepers.is_empty() || self.acked().is_some_and(|ver| ver >= self.sync_ver)
     }
+}
+
+/// The most requests that may wait for one key, where so many may wait for all.
+pub fn key_max(pending_max: usize) -> usize {
+    (pending_max / KEY_SHARE).max(KEY_MIN)
+}
+
+/// The end of one request.
+pub(super) fn finish(origin: Origin, answer: Answer, out: &mut Vec<Effect>) {
+    out.push(match origin {
+        Origin::Local(token) => Effect::Answer { token, answer },
+        Origin::Peer(to, token) => Effect::Send {
+            to,
+            msg: Msg::Reply { token, answer },
+        },
+    });
 }
 
 impl Pending {
@@ -46,10 +79,19 @@ impl Pending {
 }
 
 impl Shard {
+    /// Takes in a request of a client of this node, unless the node is about to leave.
+    pub(super) fn admit(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+        if self.quiescing {
+            finish(pending.origin, Answer::Leaving, out);
+        } else {
+            self.accept(key, pending, out);
+        }
+    }
+
     /// Takes a request in, wherever it came from.
     pub(super) fn accept(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
         if let Origin::Peer(from, token) = &pending.origin
-            && self.in_hand.contains(&(from.clone(), *token))
+            && self.books.in_hand.contains(&(from.clone(), *token))
         {
             return;
         }
@@ -59,13 +101,13 @@ impl Shard {
         }
         let running = self.own(&key).map_or(0, |own| own.running.len());
         let of_key = running + self.wanted.get(&key).map_or(0, |w| w.pending.len());
-        if self.pending >= self.pending_max
-            || of_key >= (self.pending_max / KEY_SHARE).max(KEY_MIN)
+        if self.books.pending >= self.pending_max
+            || of_key >= key_max(self.pending_max)
             || !self.has_room(pending.request.weight())
         {
-            return self.finish(pending.origin, Answer::Overloaded, out);
+            return finish(pending.origin, Answer::Overloaded, out);
         }
-        self.take_in(&pending);
+        self.books.take_in(&pending);
         self.enqueue(key, pending, out);
     }
 
@@ -85,10 +127,10 @@ impl Shard {
         };
         let before = std::mem::replace(&mut first.origin, pending.origin.clone());
         if let Origin::Peer(from, token) = before {
-            self.in_hand.remove(&(from, token));
+            self.books.in_hand.remove(&(from, token));
         }
         if let Origin::Peer(from, token) = &pending.origin {
-            self.in_hand.insert((from.clone(), *token));
+            self.books.in_hand.insert((from.clone(), *token));
         }
         true
     }
@@ -196,69 +238,84 @@ impl Shard {
         ran: Ran,
         out: &mut Vec<Effect>,
     ) {
-        let planted = self.planted;
-        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
+        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
             return;
         };
+        if own.gen_ != gen_ {
+            return;
+        }
         let Some(pending) = own.running.pop_front() else {
             return out.push(Effect::Broken("an actor handles only what it was given"));
         };
-        match ran {
-            Ran::Failed(reason) => {
-                self.release(&pending);
-                self.finish(pending.origin, Answer::Failed(reason), out);
-            }
-            Ran::Unknown => {
-                self.release(&pending);
-                self.finish(pending.origin, Answer::Unknown, out);
-            }
+        self.conclude(leased, key, pending, ran, out);
+    }
+
+    /// The actor handled a request of a client of this node that went past this part.
+    pub(super) fn served(
+        &mut self,
+        leased: bool,
+        key: Key,
+        gen_: Epoch,
+        pending: Pending,
+        ran: Ran,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.own(&key).is_none_or(|own| own.gen_ != gen_) {
+            // Nobody has the state that this left behind: as if it had never been handled.
+            return self.admit(key, pending, out);
+        }
+        self.books.take_in(&pending);
+        self.conclude(leased, &key, pending, ran, out);
+    }
+
+    /// A request was handled: what it changed goes to the keepers, and its answer waits for them.
+    fn conclude(
+        &mut self,
+        leased: bool,
+        key: &Key,
+        pending: Pending,
+        ran: Ran,
+        out: &mut Vec<Effect>,
+    ) {
+        let planted = self.planted;
+        let answer = match ran {
             Ran::Done { reply, data } => {
                 let changed = data.is_some();
                 let retried = pending.request.again && !changed;
-                if retried && planted.has(Defect::DedupReplyAtOnce) {
-                    self.release(&pending);
-                    return self.finish(pending.origin, Answer::Reply(reply), out);
+                if !(retried && planted.has(Defect::DedupReplyAtOnce)) {
+                    if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
+                        self.books.held += reply.len();
+                        if let Some(data) = data {
+                            own.ver += 1;
+                            own.data = data;
+                        }
+                        own.waiting.push_back(Handled {
+                            ver: own.ver,
+                            pending,
+                            reply,
+                        });
+                        if changed {
+                            own.send_puts(key, self.tick, &mut self.lagging, out);
+                        }
+                    }
+                    if !changed || planted.has(Defect::ReplyBeforeAck) {
+                        self.settle(leased, key, out);
+                    }
+                    return self.shed(key, out);
                 }
-                if let Some(data) = data {
-                    own.ver += 1;
-                    own.data = data;
-                }
-                let bytes = reply.len();
-                own.waiting.push_back(Handled {
-                    ver: own.ver,
-                    pending,
-                    reply,
-                });
-                self.held += bytes;
-                if changed {
-                    self.send_puts(key, out);
-                }
-                if !changed || planted.has(Defect::ReplyBeforeAck) {
-                    self.settle(leased, key, out);
-                }
-                self.shed(key, out);
+                Answer::Reply(reply)
             }
-        }
+            Ran::Failed(reason) => Answer::Failed(reason),
+            Ran::Unknown => Answer::Unknown,
+        };
+        self.books.release(&pending);
+        finish(pending.origin, answer, out);
     }
 
     /// Sends the state to every keeper that lacks it.
     pub(super) fn send_puts(&mut self, key: &Key, out: &mut Vec<Effect>) {
-        let tick = self.tick;
-        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
-            return;
-        };
-        own.put_at = tick;
-        if !own.listed {
-            own.listed = true;
-            self.lagging.push(key.clone());
-        }
-        for (to, acked) in &own.keepers {
-            if *acked != Some(own.ver) {
-                out.push(Effect::Put {
-                    to: to.clone(),
-                    key: key.clone(),
-                });
-            }
+        if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
+            own.send_puts(key, self.tick, &mut self.lagging, out);
         }
     }
 
@@ -272,9 +329,12 @@ impl Shard {
         ver: u64,
         out: &mut Vec<Effect>,
     ) {
-        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
+        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
             return;
         };
+        if own.gen_ != gen_ {
+            return;
+        }
         if ver > own.ver {
             return out.push(Effect::Refused {
                 from: from.clone(),
@@ -285,7 +345,8 @@ impl Shard {
             return;
         };
         *acked = (*acked).max(Some(ver));
-        if own.is_synced() {
+        // Empty but for the sync of a new epoch.
+        if !self.unsettled.is_empty() && own.is_synced() {
             self.unsettled.remove(key);
         }
         self.settle(leased, key, out);
@@ -293,34 +354,31 @@ impl Shard {
 
     /// Answers what every keeper has, if this node may.
     pub(super) fn settle(&mut self, leased: bool, key: &Key, out: &mut Vec<Effect>) {
-        let me = self.me.clone();
-        if !leased || !self.can_serve(&me) {
+        let may_answer = leased && self.can_serve(&self.me);
+        let before_ack = self.planted.has(Defect::ReplyBeforeAck);
+        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
+            return;
+        };
+        if !may_answer {
             // The next tick looks again: a key with answers is listed.
-            let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
-                return;
-            };
             if !own.waiting.is_empty() && !own.listed {
                 own.listed = true;
                 self.lagging.push(key.clone());
             }
             return;
         }
-        let before_ack = self.planted.has(Defect::ReplyBeforeAck);
-        while let Some(own) = self.own_mut(key) {
-            let acked = if before_ack {
-                Some(own.ver)
-            } else {
-                own.acked()
-            };
-            let Some(handled) = own
-                .waiting
-                .pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver))
-            else {
-                return;
-            };
-            self.held -= handled.reply.len();
-            self.release(&handled.pending);
-            self.finish(handled.pending.origin, Answer::Reply(handled.reply), out);
+        let acked = if before_ack {
+            Some(own.ver)
+        } else {
+            own.acked()
+        };
+        while let Some(handled) = own
+            .waiting
+            .pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver))
+        {
+            self.books.held -= handled.reply.len();
+            self.books.release(&handled.pending);
+            finish(handled.pending.origin, Answer::Reply(handled.reply), out);
         }
     }
 
@@ -419,15 +477,15 @@ impl Shard {
             | Answer::NotServing
             | Answer::Unknown => answer,
         };
-        self.release(&pending);
-        self.finish(pending.origin, answer, out);
+        self.books.release(&pending);
+        finish(pending.origin, answer, out);
     }
 
     /// The client gave up; what has not started never will.
     pub(super) fn cancel(&mut self, key: &Key, token: u64) {
         self.stop_locating(token);
         if let Some(pending) = self.withdraw(key, token) {
-            self.release(&pending);
+            self.books.release(&pending);
         }
     }
 
@@ -460,7 +518,7 @@ impl Shard {
             .into_values()
             .flat_map(|w| w.pending)
         {
-            self.release(&pending);
+            self.books.release(&pending);
             if let Origin::Local(token) = pending.origin {
                 let answer = if pending.request.again {
                     Answer::Unknown
@@ -484,7 +542,7 @@ impl Shard {
     pub(super) fn retry(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
         match pending.origin {
             // Its node forwards it again, under the same id.
-            Origin::Peer(..) => self.release(&pending),
+            Origin::Peer(..) => self.books.release(&pending),
             Origin::Local(_) => self.enqueue(key, pending, out),
         }
     }
@@ -499,14 +557,14 @@ impl Shard {
             mut pending, reply, ..
         } in own.waiting
         {
-            self.held -= reply.len();
+            self.books.held -= reply.len();
             pending.request.again = true;
             // Applied, and not known to be backed up: only an id makes another try safe.
             if pending.request.id.is_some() {
                 self.retry(key.clone(), pending, out);
             } else {
-                self.release(&pending);
-                self.finish(pending.origin, Answer::Unknown, out);
+                self.books.release(&pending);
+                finish(pending.origin, Answer::Unknown, out);
             }
         }
         // Not applied: `data` is the state before them.

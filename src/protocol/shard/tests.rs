@@ -406,7 +406,7 @@ fn a_keeper_acknowledges_what_it_is_given_and_nothing_older() {
     assert_eq!(sent_to("a@h", &part.put("a@h", 1, 2, "2")), [&ack]);
     assert_eq!(
         part.shard.record(&part.key),
-        Some((Epoch(1), 2, &data("2"), Some(&id("a@h")), true))
+        Some((Epoch(1), 2, &data("2")[..], Some(&id("a@h")), true))
     );
 }
 
@@ -880,7 +880,7 @@ fn a_leaver_keeps_its_last_version_as_a_record() {
     }));
     assert_eq!(
         part.shard.record(&part.key),
-        Some((Epoch(1), 1, &data("1"), None, true))
+        Some((Epoch(1), 1, &data("1")[..], None, true))
     );
     let hold = Msg::Hold {
         key: part.key.clone(),

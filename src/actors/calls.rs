@@ -1,0 +1,211 @@
+//! The clients of this node that wait for an answer from one part. A call costs no timer: what waits is bounded, so
+//! that the part looks through all of it from time to time.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use slab::Slab;
+use tokio::sync::oneshot;
+
+use crate::protocol::shard::{Answer, Located};
+use crate::protocol::types::Key;
+
+/// Where an answer goes.
+pub(crate) enum Port {
+    /// To who called an actor.
+    Call(oneshot::Sender<Answer>),
+    /// To who asked where an actor is.
+    Locate(oneshot::Sender<Result<Option<Located>, Answer>>),
+}
+
+/// Why a call cannot wait here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refused {
+    /// Too many do.
+    Full,
+    /// The part has ended.
+    Closed,
+}
+
+/// Those who wait. Dropping their ports tells them that the outcome is unknown.
+pub(crate) struct Calls {
+    max: usize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    calls: Slab<Call>,
+    /// How many there were; a token is used once.
+    serial: u32,
+    /// The part's clock.
+    tick: u64,
+    closed: bool,
+}
+
+struct Call {
+    serial: u32,
+    since: u64,
+    /// What to give up with it; none if the actor itself has the request.
+    key: Option<Key>,
+    port: Port,
+}
+
+impl Calls {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max,
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Adds one that waits, and gives it its name.
+    pub(crate) fn add(&self, key: Option<Key>, port: Port) -> Result<u64, Refused> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(Refused::Closed);
+        }
+        if waiting.calls.len() >= self.max {
+            return Err(Refused::Full);
+        }
+        waiting.serial = waiting.serial.wrapping_add(1);
+        let (serial, since) = (waiting.serial, waiting.tick);
+        let place = waiting.calls.insert(Call {
+            serial,
+            since,
+            key,
+            port,
+        });
+        Ok(u64::from(serial) << 32 | place as u64)
+    }
+
+    /// Answers one, if it still waits.
+    pub(crate) fn answer(&self, token: u64, answer: Answer) {
+        let port = self.lock().take(token);
+        if let Some(port) = port {
+            port.answer(answer);
+        }
+    }
+
+    /// Answers many.
+    pub(crate) fn answer_all(&self, answers: &mut Vec<(u64, Answer)>) {
+        let mut ports = Vec::with_capacity(answers.len());
+        {
+            let mut waiting = self.lock();
+            ports.extend(answers.iter().map(|(token, _)| waiting.take(*token)));
+        }
+        for (port, (_, answer)) in ports.into_iter().zip(answers.drain(..)) {
+            if let Some(port) = port {
+                port.answer(answer);
+            }
+        }
+    }
+
+    /// Takes out who asked where an actor is.
+    pub(crate) fn found(&self, token: u64, found: Option<Located>) {
+        if let Some(Port::Locate(port)) = self.lock().take(token) {
+            let _ = port.send(Ok(found));
+        }
+    }
+
+    /// One tick of the part's clock has passed: takes out those that have waited for more than `patience` ticks, and
+    /// returns what to give up.
+    pub(crate) fn tick(&self, patience: u64) -> Vec<(u64, Key)> {
+        let mut late = Vec::new();
+        let mut waiting = self.lock();
+        waiting.tick += 1;
+        let now = waiting.tick;
+        waiting.calls.retain(|place, call| {
+            let waits = now - call.since <= patience;
+            if !waits && let Some(key) = call.key.take() {
+                late.push((u64::from(call.serial) << 32 | place as u64, key));
+            }
+            waits
+        });
+        late
+    }
+
+    /// Nobody will answer any more.
+    pub(crate) fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.calls = Slab::new();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self, token: u64) -> Option<Port> {
+        let place = (token & u64::from(u32::MAX)) as usize;
+        let is_it = |call: &Call| u64::from(call.serial) == token >> 32;
+        self.calls.get(place).filter(|call| is_it(call))?;
+        Some(self.calls.remove(place).port)
+    }
+}
+
+impl Port {
+    fn answer(self, answer: Answer) {
+        // Whoever gave up does not listen.
+        match self {
+            Self::Call(port) => drop(port.send(answer)),
+            Self::Locate(port) => drop(port.send(Err(answer))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::Kind;
+
+    fn port() -> (Port, oneshot::Receiver<Answer>) {
+        let (port, answer) = oneshot::channel();
+        (Port::Call(port), answer)
+    }
+
+    #[test]
+    fn an_answer_goes_to_who_asked_and_to_nobody_who_came_after() {
+        let calls = Calls::new(2);
+        let (first, mut to_first) = port();
+        let token = calls.add(None, first).expect("room");
+        calls.answer(token, Answer::Overloaded);
+        assert_eq!(to_first.try_recv(), Ok(Answer::Overloaded));
+        let (second, mut to_second) = port();
+        let other = calls.add(None, second).expect("room");
+        calls.answer(token, Answer::Overloaded);
+        assert!(to_second.try_recv().is_err());
+        calls.answer_all(&mut vec![
+            (token, Answer::Unknown),
+            (other, Answer::Leaving),
+        ]);
+        assert_eq!(to_second.try_recv(), Ok(Answer::Leaving));
+    }
+
+    #[test]
+    fn no_more_wait_than_may() {
+        let calls = Calls::new(1);
+        assert!(calls.add(None, port().0).is_ok());
+        assert_eq!(calls.add(None, port().0), Err(Refused::Full));
+        calls.close();
+        assert_eq!(calls.add(None, port().0), Err(Refused::Closed));
+    }
+
+    #[test]
+    fn who_has_waited_too_long_is_let_go_with_what_it_asked_for() {
+        let calls = Calls::new(9);
+        let key = Key::new(Kind(1), "a");
+        let (port_of_part, mut late) = port();
+        let token = calls.add(Some(key.clone()), port_of_part).expect("room");
+        let (port_of_actor, mut late_too) = port();
+        calls.add(None, port_of_actor).expect("room");
+        assert_eq!(calls.tick(1), []);
+        assert_eq!(calls.tick(1), [(token, key)]);
+        assert_eq!(late.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(
+            late_too.try_recv(),
+            Err(oneshot::error::TryRecvError::Closed)
+        );
+    }
+}

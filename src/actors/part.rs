@@ -1,0 +1,299 @@
+//! What a part of the key space shares with its clients and its players, beside its actor: who waits, how much waits,
+//! and the short way to the players that live here.
+//!
+//! ```text
+//!   client ──▶ Calls ──▶ Residents ──▶ player ──▶ Inbox ──▶ part ──▶ keepers ──▶ part ──▶ Calls ──▶ client
+//!                 │                       └─ what changed nothing and is backed up ─────────┘
+//!                 └──────▶ Inbox (the player is not here, or not known)
+//! ```
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use hashbrown::HashTable;
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use crate::protocol::shard::{Answer, Located, REQUEST_BYTES, Request, key_max};
+use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
+use crate::protocol::view::View;
+
+use super::calls::{Calls, Port, Refused};
+use super::lease::Lease;
+use super::load::Load;
+use super::player::Run;
+use super::shard::{Inbox, Item};
+
+/// One part, as its clients and players see it.
+pub(crate) struct Part {
+    pub(crate) inbox: Inbox,
+    pub(crate) load: Load,
+    pub(crate) calls: Calls,
+    residents: RwLock<Residents>,
+    /// Most requests that may wait for one player.
+    key_max: usize,
+    pub(crate) lease: Arc<Lease>,
+}
+
+/// The players that take requests directly.
+#[derive(Default)]
+struct Residents {
+    players: HashTable<(Arc<Gate>, ActorRef<Run>)>,
+    /// Whether none does any more.
+    closed: bool,
+}
+
+impl Part {
+    pub(crate) fn new(waiting_max: usize, bytes_max: usize, lease: Arc<Lease>) -> Self {
+        Self {
+            inbox: Inbox::new(),
+            load: Load::new(bytes_max),
+            calls: Calls::new(waiting_max),
+            residents: RwLock::default(),
+            key_max: key_max(waiting_max),
+            lease,
+        }
+    }
+
+    /// Takes a call in: for its player if that lives here, else for the part to decide.
+    pub(crate) fn call(
+        &self,
+        key: KeyRef<'_>,
+        request: Request,
+        port: oneshot::Sender<Answer>,
+    ) -> Result<(), Refused> {
+        let bytes = request.weight();
+        self.admit(bytes, || {
+            let residents = self.read();
+            let is_it = |resident: &(Arc<Gate>, _)| key.is(&resident.0.key);
+            if let Some((gate, actor)) = residents.players.find(key.hash(), is_it) {
+                let place = Place::take(gate, self.key_max)?;
+                let token = self.calls.add(None, Port::Call(port))?;
+                // Should the actor have ended, the request goes to the part by being dropped.
+                let _ = actor.cast(Run::Direct(Direct::new(place, token, request)));
+                return Ok(());
+            }
+            drop(residents);
+            let key = key.to_key();
+            let token = self.calls.add(Some(key.clone()), Port::Call(port))?;
+            self.inbox.push(Item::Request {
+                token,
+                key,
+                request,
+            });
+            Ok(())
+        })
+    }
+
+    /// Takes in the question where an actor is.
+    pub(crate) fn locate(
+        &self,
+        key: KeyRef<'_>,
+        port: oneshot::Sender<Result<Option<Located>, Answer>>,
+    ) -> Result<(), Refused> {
+        self.admit(REQUEST_BYTES, || {
+            let key = key.to_key();
+            let token = self.calls.add(Some(key.clone()), Port::Locate(port))?;
+            self.inbox.push(Item::Locate { token, key });
+            Ok(())
+        })
+    }
+
+    /// Takes something in, if there is room for so many bytes.
+    fn admit(
+        &self,
+        bytes: usize,
+        take_in: impl FnOnce() -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        if !self.load.admit(bytes) {
+            return Err(Refused::Full);
+        }
+        take_in().inspect_err(|_| self.load.taken(bytes))
+    }
+
+    /// A player takes requests directly from now on.
+    pub(crate) fn settle_in(&self, gate: Arc<Gate>, actor: ActorRef<Run>) {
+        let mut residents = self.write();
+        if residents.closed {
+            return;
+        }
+        let hash = |resident: &(Arc<Gate>, _)| resident.0.key.hash();
+        residents
+            .players
+            .insert_unique(gate.key.hash(), (gate, actor), hash);
+    }
+
+    /// A player takes nothing directly any more, and what it did that the part has not seen does not count.
+    pub(crate) fn move_out(&self, gate: &Arc<Gate>) {
+        gate.close();
+        let mut residents = self.write();
+        let is_it = |resident: &(Arc<Gate>, _)| Arc::ptr_eq(&resident.0, gate);
+        if let Ok(entry) = residents.players.find_entry(gate.key.hash(), is_it) {
+            entry.remove();
+        }
+    }
+
+    /// No player takes anything directly any more.
+    pub(crate) fn close_residents(&self) {
+        let mut residents = self.write();
+        *residents = Residents {
+            closed: true,
+            ..Residents::default()
+        };
+    }
+
+    /// Players may move in again.
+    pub(crate) fn open_residents(&self) {
+        self.write().closed = false;
+    }
+}
+
+impl Part {
+    fn read(&self) -> RwLockReadGuard<'_, Residents> {
+        self.residents
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Residents> {
+        self.residents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part").finish_non_exhaustive()
+    }
+}
+
+/// What one player, its part and its clients share.
+pub(crate) struct Gate {
+    pub(crate) key: Key,
+    pub(crate) part: Arc<Part>,
+    /// Requests that it was given directly and has not handled.
+    waiting: AtomicUsize,
+    open: AtomicBool,
+    /// In which view the keepers have which version.
+    backed_up: Mutex<Option<(ClusterId, Epoch, u64)>>,
+}
+
+impl Gate {
+    pub(crate) fn new(key: Key, part: Arc<Part>) -> Self {
+        Self {
+            key,
+            part,
+            waiting: AtomicUsize::new(0),
+            open: AtomicBool::new(true),
+            backed_up: Mutex::new(None),
+        }
+    }
+
+    /// Whether the part counts what the player does.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(SeqCst)
+    }
+
+    /// The part has given up the player. Before anybody else hears of it, so that it does not answer any more by then.
+    fn close(&self) {
+        self.open.store(false, SeqCst);
+        *self
+            .backed_up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// All keepers in this view have this version.
+    pub(crate) fn set_backed_up(&self, view: &View, ver: u64) {
+        *self
+            .backed_up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some((view.cluster, view.epoch, ver));
+    }
+
+    /// Whether the player may answer from its state of this version by itself: all keepers have it, and the node has
+    /// the lease of the view in which they are the keepers. That is so at one moment while the request waits, at which
+    /// the answer is true, whatever happens before it arrives.
+    pub(crate) fn may_answer(&self, ver: u64) -> bool {
+        let backed_up = *self
+            .backed_up
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        backed_up.is_some_and(|(cluster, epoch, known)| {
+            known == ver && self.part.lease.is_valid(cluster, epoch)
+        })
+    }
+}
+
+/// One of the requests that may wait for a player.
+struct Place(Arc<Gate>);
+
+impl Place {
+    fn take(gate: &Arc<Gate>, max: usize) -> Result<Self, Refused> {
+        let place = Self(Arc::clone(gate));
+        if gate.waiting.fetch_add(1, Relaxed) >= max {
+            return Err(Refused::Full);
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request that a player has directly from a client of this node. Not handled, it goes to the part.
+pub(crate) struct Direct {
+    place: Place,
+    pub(crate) token: u64,
+    request: Option<Request>,
+}
+
+impl Direct {
+    fn new(place: Place, token: u64, request: Request) -> Self {
+        Self {
+            place,
+            token,
+            request: Some(request),
+        }
+    }
+
+    /// The request.
+    pub(crate) fn request(&self) -> &Request {
+        self.request
+            .as_ref()
+            .expect("only `finish` takes it, and is the last")
+    }
+
+    /// It was handled: the request is the caller's now.
+    pub(crate) fn finish(mut self) -> Request {
+        self.request
+            .take()
+            .expect("only `finish` takes it, and is the last")
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        if let Some(request) = self.request.take() {
+            let gate = &self.place.0;
+            gate.part.inbox.push(Item::Request {
+                token: self.token,
+                key: gate.key.clone(),
+                request,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Direct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direct")
+            .field("key", &self.place.0.key)
+            .finish_non_exhaustive()
+    }
+}
