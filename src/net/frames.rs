@@ -115,13 +115,16 @@ fn read_head(head: Head, parts: usize) -> Result<(usize, usize), Impossible> {
     }
 }
 
+/// A whole frame of a part: its lane and its payload.
+pub(super) type Frame = (usize, Vec<u8>);
+
 /// What the next bytes of a link are.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// So many are ractor's, and end a frame that carries this.
     Ractor(usize, Option<Carries>),
-    /// So many are of a part's frame; if they end it, its lane and payload.
-    Part(usize, Option<(usize, Vec<u8>)>),
+    /// So many are of a part's frame; the frame if they end it.
+    Part(usize, Option<Frame>),
 }
 
 /// Tells the frames of the parts from ractor's.
@@ -168,11 +171,7 @@ impl Splitter {
 }
 
 impl Part {
-    fn next(
-        &mut self,
-        bytes: &[u8],
-        parts: usize,
-    ) -> Result<(usize, Option<(usize, Vec<u8>)>), Impossible> {
+    fn next(&mut self, bytes: &[u8], parts: usize) -> Result<(usize, Option<Frame>), Impossible> {
         let mut rest = bytes;
         if self.head_filled < self.head.len() {
             fill(&mut self.head, &mut self.head_filled, &mut rest);
