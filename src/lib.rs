@@ -57,7 +57,8 @@
 //!
 //! Imports point down only. At the bottom is [`protocol`], pure and deterministic: the membership (views agreed by
 //! Paxos, leases) and the data (owners, keepers, directory). The same code is model-checked, simulated and run.
-//! Above it the ractor actors that drive it, the network below ractor_cluster, and [`Node`] on top.
+//! Above it the network, below ractor_cluster for control and beside it for the data, the ractor actors that drive the
+//! protocol, and [`Node`] on top.
 
 mod actors;
 pub mod config;

@@ -1,11 +1,11 @@
-//! What ractor runs for us: the node server, one gateway actor per lane, and the root that watches over them.
+//! What ractor runs for us: the node server, the gateway of the control lane, and the root that watches over them.
 //!
 //! ```text
-//!   root ── NodeServer ── one session per link ── a shadow of each of the peer's gateways
-//!     └──── gateway 0, gateway 1, …              (the only remotable actors of the process)
+//!   root ── NodeServer ── one session per link ── a shadow of the peer's gateway
+//!     └──── gateway                              (the only remotable actor of the process)
 //! ```
-//! None of them is restarted: peers hold references to these very gateways, and the node server takes all sessions
-//! with it. A gateway can only fail by a bug of ours, so that the node goes down loudly instead: [`Event::Failed`].
+//! None of them is restarted: peers hold references to this very gateway, and the node server takes all sessions
+//! with it. The gateway can only fail by a bug of ours, so that the node goes down loudly instead: [`Event::Failed`].
 
 use std::sync::Arc;
 
@@ -20,14 +20,14 @@ use super::counters::count;
 use super::hub::Hub;
 use super::names::LOOPBACK;
 
-/// The scope of our process groups.
+/// The scope of our process group.
 const SCOPE: &str = "statekeeper";
 /// The name of our subscription to the node server's events.
 const SUBSCRIPTION: &str = "statekeeper";
-/// The most lanes.
-pub(super) const LANES_MAX: usize = 256;
+/// The group of the gateway.
+const GROUP: &str = "control";
 
-/// What gateways get: the one message of the process that travels.
+/// What the gateway gets: the one message of the process that travels.
 ///
 /// Encoded by hand, which costs no copy; ractor's derive would copy every frame twice.
 #[derive(Debug)]
@@ -62,9 +62,8 @@ impl ractor::Message for Envelope {
     }
 }
 
-/// One lane's end in this process.
+/// The control lane's end in this process.
 struct Gateway {
-    lane: usize,
     hub: Arc<Hub>,
 }
 
@@ -84,7 +83,7 @@ impl Actor for Gateway {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Envelope::Frame(bytes) => self.hub.frame(self.lane, bytes),
+            Envelope::Frame(bytes) => self.hub.control(bytes),
             Envelope::Alien => count(&self.hub.tally.malformed),
         }
         Ok(())
@@ -99,7 +98,6 @@ impl ractor::Message for Nothing {}
 /// Starts the others, and watches over them.
 pub(super) struct Root {
     hub: Arc<Hub>,
-    lanes: usize,
 }
 
 impl Actor for Root {
@@ -108,14 +106,11 @@ impl Actor for Root {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Nothing>, (): ()) -> Result<(), ActorProcessingErr> {
-        for lane in 0..self.lanes {
-            let gateway = Gateway {
-                lane,
-                hub: Arc::clone(&self.hub),
-            };
-            let (gateway, _) = Actor::spawn_linked(None, gateway, (), myself.get_cell()).await?;
-            pg::join_scoped(SCOPE.to_owned(), group(lane), vec![gateway.get_cell()]);
-        }
+        let gateway = Gateway {
+            hub: Arc::clone(&self.hub),
+        };
+        let (gateway, _) = Actor::spawn_linked(None, gateway, (), myself.get_cell()).await?;
+        pg::join_scoped(SCOPE.to_owned(), GROUP.to_owned(), vec![gateway.get_cell()]);
         // The name is new at every start, so that a session which a former process left half open at a peer never
         // competes with ours. The host is the boot's number: ractor takes two nodes of the same host and port for one.
         let boot = format!("{:016x}", self.hub.boot);
@@ -128,7 +123,7 @@ impl Actor for Root {
             Some(NodeConnectionMode::Isolated),
         )
         .with_listen_addr(LOOPBACK)
-        .with_max_inbound_frame_size(super::stream::FRAME_MAX);
+        .with_max_inbound_frame_size(super::frames::FRAME_MAX);
         let (server, _) = Actor::spawn_linked(None, server, (), myself.get_cell()).await?;
         server.cast(NodeServerMessage::SubscribeToEvents {
             id: SUBSCRIPTION.to_owned(),
@@ -175,32 +170,18 @@ impl Actor for Root {
 }
 
 /// Starts all of it.
-pub(super) async fn start(
-    hub: Arc<Hub>,
-    lanes: usize,
-) -> Result<ActorRef<Nothing>, ractor::SpawnErr> {
-    Actor::spawn(None, Root { hub, lanes }, ())
+pub(super) async fn start(hub: Arc<Hub>) -> Result<ActorRef<Nothing>, ractor::SpawnErr> {
+    Actor::spawn(None, Root { hub }, ())
         .await
         .map(|(root, _)| root)
 }
 
-fn group(lane: usize) -> String {
-    format!("lane-{lane}")
-}
-
-/// The gateways of the node of that session, lane by lane up to the first that is missing.
-fn gateways_of(node: ractor_cluster::NodeId) -> Vec<ActorRef<Envelope>> {
-    let of_node = |lane| {
-        pg::get_scoped_members(&SCOPE.to_owned(), &group(lane))
-            .into_iter()
-            .find(
-                |cell| matches!(cell.get_id(), ActorId::Remote { node_id, .. } if node_id == node),
-            )
-    };
-    (0..LANES_MAX)
-        .map_while(of_node)
+/// The gateway of the node of that session.
+fn gateway_of(node: ractor_cluster::NodeId) -> Option<ActorRef<Envelope>> {
+    pg::get_scoped_members(&SCOPE.to_owned(), &GROUP.to_owned())
+        .into_iter()
+        .find(|cell| matches!(cell.get_id(), ActorId::Remote { node_id, .. } if node_id == node))
         .map(ActorRef::from)
-        .collect()
 }
 
 /// Ties ractor's sessions to our links, by the label of the stream.
@@ -220,7 +201,7 @@ impl NodeEventSubscription for Sessions {
 
     fn node_session_ready(&self, session: NodeServerSessionInformation) {
         if let Some(link) = self.hub.link_of(&session.peer_addr) {
-            self.hub.link_ready(&link, gateways_of(session.node_id));
+            self.hub.link_ready(&link, gateway_of(session.node_id));
         }
     }
 

@@ -56,7 +56,7 @@ impl Pending {
         let stream = LinkStream {
             stream,
             link: Arc::clone(&link),
-            tally: Arc::clone(&hub.tally),
+            hub: Arc::clone(&hub),
         };
         server
             .cast(NodeServerMessage::ConnectionOpenedExternal {

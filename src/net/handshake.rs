@@ -30,7 +30,7 @@ use super::names;
 use crate::protocol::types::{Member, NodeId, NodeName};
 
 /// The versions of the wire protocol that this build speaks.
-const VERSIONS: (u16, u16) = (1, 1);
+const VERSIONS: (u16, u16) = (2, 2);
 /// The first bytes of every hello.
 const MAGIC: [u8; 8] = *b"stkeeper";
 /// The longest frame of the handshake.

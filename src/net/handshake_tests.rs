@@ -113,7 +113,7 @@ async fn an_acceptor_without_the_cookie_is_found_out_and_told() {
     let impostor = async move {
         let hello = receive(&mut two, Kind::Hello).await.unwrap();
         let challenge = encode(&Challenge {
-            version: 1,
+            version: 2,
             nonce: [0; 32],
             face: bob(),
         })
@@ -146,7 +146,7 @@ async fn a_proof_is_of_no_use_on_another_connection_or_for_another_name() {
     let first = tokio::spawn(accept(two, cookie(), bob(), YES));
     let second = tokio::spawn(accept(four, cookie(), bob(), YES));
     let mut hello = MAGIC.to_vec();
-    hello.extend([0, 1, 0, 1]);
+    hello.extend([0, 2, 0, 2]);
     hello.extend(
         encode(&Hello {
             nonce: [1; 32],
@@ -264,7 +264,7 @@ async fn another_name_than_expected_is_refused_with_the_one_found() {
 
 #[tokio::test]
 async fn no_common_version_is_refused_with_what_is_spoken() {
-    for versions in [[0, 2, 0, 9], [0, 0, 0, 0], [0, 9, 0, 1]] {
+    for versions in [[0, 3, 0, 9], [0, 0, 0, 1], [0, 9, 0, 1]] {
         let (mut one, two) = duplex(4096);
         let acceptor = tokio::spawn(accept(two, cookie(), bob(), YES));
         let mut hello = MAGIC.to_vec();
@@ -273,12 +273,12 @@ async fn no_common_version_is_refused_with_what_is_spoken() {
         send(&mut one, Kind::Hello, &hello).await.unwrap();
         let refused = receive(&mut one, Kind::Challenge).await;
         assert!(
-            matches!(refused, Err(Ended::Refused(Refusal::Version(1, 1)))),
+            matches!(refused, Err(Ended::Refused(Refusal::Version(2, 2)))),
             "{refused:?}"
         );
         assert!(matches!(
             acceptor.await.unwrap(),
-            Err(Ended::Refusing(Refusal::Version(1, 1)))
+            Err(Ended::Refusing(Refusal::Version(2, 2)))
         ));
     }
 }
@@ -288,7 +288,7 @@ async fn a_later_version_that_still_speaks_ours_is_accepted() {
     let (mut one, two) = duplex(4096);
     let acceptor = tokio::spawn(accept(two, cookie(), bob(), YES));
     let mut hello = MAGIC.to_vec();
-    hello.extend([0, 1, 0, 9]);
+    hello.extend([0, 2, 0, 9]);
     hello.extend(
         encode(&Hello {
             nonce: [1; 32],
@@ -299,7 +299,7 @@ async fn a_later_version_that_still_speaks_ours_is_accepted() {
     );
     send(&mut one, Kind::Hello, &hello).await.unwrap();
     let challenge: Challenge = decode(&receive(&mut one, Kind::Challenge).await.unwrap()).unwrap();
-    assert_eq!(challenge.version, 1);
+    assert_eq!(challenge.version, 2);
     acceptor.abort();
 }
 

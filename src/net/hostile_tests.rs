@@ -122,7 +122,7 @@ async fn strangers_and_misbehaving_peers_do_no_harm() {
     until(&net, "stale", |counters| counters.refused_stale == 1).await;
 
     // With a link of its own, impossible frames end that link only.
-    for (n, header) in [u64::MAX, stream::FRAME_MAX + 1, 0].into_iter().enumerate() {
+    for (n, header) in [u64::MAX, frames::FRAME_MAX + 1, 0].into_iter().enumerate() {
         let mut stream = connect().await;
         propose(&mut stream, &cookie(), &mallory(10 + n as u64, 10), None)
             .await
@@ -136,6 +136,41 @@ async fn strangers_and_misbehaving_peers_do_no_harm() {
     })
     .await;
 
+    // So do frames of parts that cannot be: there is one part. Good ones are of no use on a link that is not ready.
+    let good = [&frames::head(0, 2)[..], b"hi"].concat();
+    for (n, head) in [
+        frames::head(1, 1),
+        [frames::PART, 0, 1, 0, 0, 0, 0, 1],
+        [frames::PART, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = connect().await;
+        propose(&mut stream, &cookie(), &mallory(15 + n as u64, 10), None)
+            .await
+            .unwrap();
+        go(&mut stream).await.unwrap();
+        stream.write_all(&good).await.unwrap();
+        stream.write_all(&head).await.unwrap();
+        assert!(is_closed(&mut stream).await);
+    }
+    until(&net, "heads", |counters| {
+        (counters.oversized, counters.malformed) == (3, 3)
+    })
+    .await;
+
+    // More of them than wait for a link to get ready.
+    let mut stream = connect().await;
+    propose(&mut stream, &cookie(), &mallory(19, 10), None)
+        .await
+        .unwrap();
+    go(&mut stream).await.unwrap();
+    // The other side ends it before all is written.
+    let _ = stream.write_all(&good.repeat(20_000)).await;
+    until(&net, "too early", |counters| counters.congested >= 1).await;
+    assert!(is_closed(&mut stream).await);
+
     // So does a frame that has a good head and cannot be decoded.
     let mut stream = connect().await;
     propose(&mut stream, &cookie(), &mallory(20, 10), None)
@@ -147,7 +182,7 @@ async fn strangers_and_misbehaving_peers_do_no_harm() {
         .await
         .unwrap();
     assert!(is_closed(&mut stream).await);
-    until(&net, "protobuf", |counters| counters.malformed == 2).await;
+    until(&net, "protobuf", |counters| counters.malformed == 4).await;
 
     // And a newer link of the same node replaces an older one that never gets ready.
     let mut old = connect().await;

@@ -18,6 +18,7 @@ use super::gateway::Envelope;
 use super::handover::{Pending, is_refused};
 use super::handshake::{Face, Refusal};
 use super::link::{Link, Stage, Undelivered};
+use super::outgoing::Untaken;
 use super::{Event, Events, NetConfig};
 use crate::protocol::types::{Member, NodeId, NodeName};
 
@@ -33,7 +34,9 @@ pub(super) struct Hub {
     /// Random: this process, in all its lives.
     pub(super) boot: u64,
     /// The counts.
-    pub(super) tally: Arc<Tally>,
+    pub(super) tally: Tally,
+    /// How many lanes there are; the last is the control lane.
+    lanes: usize,
     /// So that strangers cannot fill the log.
     pub(super) refusals: Refusals,
     /// For frames of no link.
@@ -43,7 +46,7 @@ pub(super) struct Hub {
     /// The dials under way.
     pub(super) dials: Mutex<Dials>,
     table: RwLock<Table>,
-    /// By the tag that frames to us carry: for the gateways, which need nothing else.
+    /// By the tag that control frames to us carry: for the gateway, which needs nothing else.
     tags: RwLock<HashMap<u64, Arc<Link>>>,
     server: OnceLock<ActorRef<NodeServerMessage>>,
     /// Counts the changes of the table, for those who wait for one.
@@ -86,7 +89,7 @@ pub(super) enum Registered {
 
 impl Hub {
     /// A hub without links, and without the node server yet.
-    pub(super) fn new(config: NetConfig, me: Member, events: Events) -> Self {
+    pub(super) fn new(config: NetConfig, me: Member, lanes: usize, events: Events) -> Self {
         let table = Table {
             me,
             life: 0,
@@ -99,7 +102,8 @@ impl Hub {
         Self {
             config,
             boot: rand::random(),
-            tally: Arc::default(),
+            tally: Tally::default(),
+            lanes,
             refusals: Refusals::default(),
             lost_frames: Throttle::default(),
             events,
@@ -260,17 +264,21 @@ impl Hub {
         self.changes.subscribe()
     }
 
-    /// ractor's session of that link is ready, with these gateways of the peer.
-    pub(super) fn link_ready(&self, link: &Arc<Link>, lanes: Vec<ActorRef<Envelope>>) {
+    /// ractor's session of that link is ready, and knows the peer's gateway.
+    pub(super) fn link_ready(&self, link: &Arc<Link>, gateway: Option<ActorRef<Envelope>>) {
         let is_current = self
             .read()
             .by_name
             .get(&link.peer_id().name)
             .is_some_and(|now| Arc::ptr_eq(now, link));
-        if lanes.is_empty() || !is_current {
-            tracing::warn!(node = %self.me().id, peer = %link.peer_id(), lanes = lanes.len(), "link not wanted any more");
+        let has_gateway = gateway.is_some();
+        if let Some(gateway) = gateway {
+            link.attach_gateway(gateway);
+        }
+        if !has_gateway || !is_current {
+            tracing::warn!(node = %self.me().id, peer = %link.peer_id(), has_gateway, "link not wanted any more");
             link.close();
-        } else if link.open(lanes, &self.events) {
+        } else if link.open(&self.events) {
             count(&self.tally.links_up);
             tracing::info!(node = %self.me().id, peer = %link.peer_id(), addr = %link.peer.member.addr, "link up");
         }
@@ -322,8 +330,13 @@ impl Hub {
         }
     }
 
-    /// A frame for us: finds its link by the tag at its end.
-    pub(super) fn frame(&self, lane: usize, mut bytes: Vec<u8>) {
+    /// The lane that goes through ractor; those before it are the parts'.
+    pub(super) fn control_lane(&self) -> usize {
+        self.lanes - 1
+    }
+
+    /// A control frame for us: finds its link by the tag at its end.
+    pub(super) fn control(&self, mut bytes: Vec<u8>) {
         let Some((payload, tag)) = bytes
             .split_last_chunk::<8>()
             .map(|(rest, tag)| (rest.len(), u64::from_be_bytes(*tag)))
@@ -340,9 +353,13 @@ impl Hub {
         let Some(link) = link else {
             return self.lost_frame();
         };
-        let delivered = link.deliver(lane, bytes, &self.events);
+        self.deliver(&link, self.control_lane(), bytes);
         count(&link.handled);
-        match delivered {
+    }
+
+    /// A frame that came on that link.
+    pub(super) fn deliver(&self, link: &Link, lane: usize, bytes: Vec<u8>) {
+        match link.deliver(lane, bytes, &self.events) {
             Ok(()) => {}
             Err(Undelivered::Down) => self.lost_frame(),
             Err(Undelivered::TooEarly) => {
@@ -365,21 +382,26 @@ impl Hub {
         let Some(link) = current(&self.read(), to).cloned() else {
             return false;
         };
-        match link.send(lane, bytes) {
-            Some(true) => true,
-            Some(false) => {
+        let sent = if lane == self.control_lane() {
+            link.send_control(bytes)
+        } else {
+            link.send(lane, bytes)
+        };
+        match sent {
+            Ok(()) => true,
+            Err(Untaken::Full) => {
                 count(&self.tally.congested);
                 tracing::warn!(peer = %to, "the peer does not read what waits for it: the link ends");
                 link.close();
                 false
             }
-            None => false,
+            Err(Untaken::Closed) => false,
         }
     }
 
     /// Whether a peer takes in what is sent. One that is not linked has nothing to wait for.
     pub(super) fn has_room(&self, to: &NodeId) -> bool {
-        current(&self.read(), to).is_none_or(|link| link.has_room())
+        current(&self.read(), to).is_none_or(|link| link.out.has_room())
     }
 
     /// Somebody connected to ractor's own port.

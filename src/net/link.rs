@@ -7,7 +7,6 @@
 //! ```
 //! Frames that arrive before the link is up wait for `LinkUp`; none is delivered after `LinkDown`.
 
-use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -20,19 +19,16 @@ use tokio::sync::watch;
 use super::arbiter::Existing;
 use super::gateway::Envelope;
 use super::handshake::Face;
+use super::outgoing::{Outgoing, Untaken};
 use super::{Event, Events};
 use crate::protocol::types::NodeId;
 
 /// The most frames that wait for the link to come up.
 const EARLY_MAX: usize = 10_000;
-/// The most frames that wait to be written to one peer.
-const BACKLOG_FRAMES_MAX: usize = 200_000;
-/// The most bytes that wait to be written to one peer.
-const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// With more than these, senders that can wait do.
-const BACKLOG_BYTES_ROOM: usize = 4 * 1024 * 1024;
 /// With more bytes of frames that arrived and are not handled, no more is read: the peer has to wait.
 pub(super) const ARRIVED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a frame that arrived holds beside its bytes, so that very short ones are bounded as well.
+const ARRIVED_COST: usize = 128;
 
 /// How far a link is, for those who wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +52,7 @@ pub(crate) struct Arrival {
 
 impl Arrival {
     fn new(bytes: Vec<u8>, of_link: &Arc<AtomicUsize>) -> Self {
-        of_link.fetch_add(bytes.len(), Relaxed);
+        of_link.fetch_add(bytes.len() + ARRIVED_COST, Relaxed);
         Self {
             bytes,
             of_link: Arc::clone(of_link),
@@ -66,7 +62,8 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.of_link.fetch_sub(self.bytes.len(), Relaxed);
+        self.of_link
+            .fetch_sub(self.bytes.len() + ARRIVED_COST, Relaxed);
     }
 }
 
@@ -124,10 +121,12 @@ pub(super) struct Link {
     pub(super) tag: u64,
     phase: RwLock<Phase>,
     stage: watch::Sender<Stage>,
-    lanes: OnceLock<Vec<ActorRef<Envelope>>>,
+    /// The peer's gateway, for the control lane.
+    gateway: OnceLock<ActorRef<Envelope>>,
     session: Mutex<Option<ActorRef<NodeSessionMessage>>>,
     socket: Mutex<Option<TcpStream>>,
-    backlog: Mutex<Backlog>,
+    /// What waits to be written.
+    pub(super) out: Arc<Outgoing>,
     /// Bytes of frames that arrived and are not handled.
     unhandled: Arc<AtomicUsize>,
     /// Frames for gateways that were read from the stream.
@@ -136,12 +135,6 @@ pub(super) struct Link {
     pub(super) handled: AtomicU64,
     /// The stream ended as streams do, or broke, or was ended by us.
     pub(super) ended: AtomicBool,
-}
-
-#[derive(Default)]
-struct Backlog {
-    lengths: VecDeque<usize>,
-    bytes: usize,
 }
 
 impl std::fmt::Debug for Link {
@@ -168,10 +161,10 @@ impl Link {
             tag,
             phase: RwLock::new(Phase::Joining(Vec::new())),
             stage: watch::Sender::new(Stage::Joining),
-            lanes: OnceLock::new(),
+            gateway: OnceLock::new(),
             session: Mutex::new(None),
             socket: Mutex::new(None),
-            backlog: Mutex::default(),
+            out: Outgoing::new(),
             unhandled: Arc::default(),
             arrived: AtomicU64::new(0),
             handled: AtomicU64::new(0),
@@ -235,16 +228,25 @@ impl Link {
         }
     }
 
+    /// ractor knows the peer's gateway now.
+    pub(super) fn attach_gateway(&self, gateway: ActorRef<Envelope>) {
+        // Set once, when the session gets ready.
+        let _ = self.gateway.set(gateway);
+    }
+
     /// The session is ready: delivers `LinkUp`, then what came early. False if the link is not wanted any more.
-    pub(super) fn open(&self, lanes: Vec<ActorRef<Envelope>>, events: &Events) -> bool {
+    pub(super) fn open(&self, events: &Events) -> bool {
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
-        if self.stage() >= Stage::Closing || self.lanes.set(lanes).is_err() {
+        if self.stage() >= Stage::Closing {
             return false;
         }
-        let Phase::Joining(early) = std::mem::replace(&mut *phase, Phase::Up) else {
-            *phase = Phase::Down;
+        let Phase::Joining(early) = &mut *phase else {
             return false;
         };
+        let early = std::mem::take(early);
+        *phase = Phase::Up;
+        // Who hears of the link sends at once.
+        self.out.open();
         events(Event::LinkUp(self.peer.member.clone()));
         for (lane, bytes) in early {
             events(Event::Frame {
@@ -324,6 +326,7 @@ impl Link {
     pub(super) fn close(&self) {
         self.ended.store(true, Relaxed);
         self.advance(Stage::Closing);
+        self.out.close();
         if let Some(socket) = &*lock(&self.socket) {
             // It may be closed already.
             let _ = socket.shutdown(Shutdown::Both);
@@ -351,52 +354,29 @@ impl Link {
     pub(super) fn forgotten(&self) {
         *lock(&self.socket) = None;
         *lock(&self.session) = None;
-        *lock(&self.backlog) = Backlog::default();
+        self.out.close();
         self.advance(Stage::Gone);
     }
 
-    /// Sends a frame of at most [`super::PAYLOAD_MAX`]; `None` if it cannot be, `Some(false)` if too much waits.
-    pub(super) fn send(&self, lane: usize, mut bytes: Vec<u8>) -> Option<bool> {
-        let lanes = self.lanes.get()?;
-        let gateway = &lanes[lane % lanes.len()];
-        bytes.extend_from_slice(&self.peer.tag.to_be_bytes());
-        {
-            let mut backlog = lock(&self.backlog);
-            if backlog.lengths.len() >= BACKLOG_FRAMES_MAX
-                || backlog.bytes + bytes.len() > BACKLOG_BYTES_MAX
-            {
-                return Some(false);
-            }
-            backlog.bytes += bytes.len();
-            backlog.lengths.push_back(bytes.len());
-        }
-        gateway.cast(Envelope::Frame(bytes)).ok()?;
-        Some(true)
+    /// Sends a frame of a part, of at most [`super::PAYLOAD_MAX`].
+    pub(super) fn send(&self, lane: usize, bytes: Vec<u8>) -> Result<(), Untaken> {
+        self.out.send(lane, bytes)
     }
 
-    /// One frame of ours was written to the socket. Frames of different lanes may overtake each other on their way
-    /// there, so the length that is taken off may be another's; the sum comes out right.
-    pub(super) fn written(&self) {
-        let mut backlog = lock(&self.backlog);
-        if let Some(length) = backlog.lengths.pop_front() {
-            backlog.bytes -= length;
-        }
+    /// Sends a control frame, of at most [`super::PAYLOAD_MAX`]: through ractor, whose sessions lead to the gateway.
+    pub(super) fn send_control(&self, mut bytes: Vec<u8>) -> Result<(), Untaken> {
+        let gateway = self.gateway.get().ok_or(Untaken::Closed)?;
+        bytes.extend_from_slice(&self.peer.tag.to_be_bytes());
+        self.out.expect(bytes.len())?;
+        gateway
+            .cast(Envelope::Frame(bytes))
+            .map_err(|_| Untaken::Closed)
     }
 
     /// Whether so much arrived, and is not handled, that no more should be read.
     pub(super) fn is_flooded(&self) -> bool {
         // What comes before the link is up has its own limit, and must be read on: what makes it ready is behind it.
         self.unhandled.load(Relaxed) > ARRIVED_BYTES_MAX && self.stage() == Stage::Up
-    }
-
-    /// Whether senders need not wait.
-    pub(super) fn has_room(&self) -> bool {
-        lock(&self.backlog).bytes < BACKLOG_BYTES_ROOM
-    }
-
-    /// How many frames wait to be written.
-    pub(super) fn backlog(&self) -> usize {
-        lock(&self.backlog).lengths.len()
     }
 
     fn stop_session(&self) {

@@ -46,7 +46,7 @@ fn early_frames_follow_the_link_up() {
     link.deliver(0, vec![1], &events).unwrap();
     link.deliver(0, vec![2], &events).unwrap();
     assert!(lock(&seen).is_empty());
-    assert!(link.open(Vec::new(), &events));
+    assert!(link.open(&events));
     link.deliver(0, vec![3], &events).unwrap();
     assert_eq!(*lock(&seen), [up(), frame(1), frame(2), frame(3)]);
     assert_eq!(link.stage(), Stage::Up);
@@ -55,7 +55,7 @@ fn early_frames_follow_the_link_up() {
 #[test]
 fn the_end_is_told_once_and_nothing_follows_it() {
     let (link, events, seen) = link();
-    link.open(Vec::new(), &events);
+    link.open(&events);
     link.close();
     link.deliver(0, vec![1], &events).unwrap();
     assert!(link.finish(true, &events));
@@ -67,7 +67,7 @@ fn the_end_is_told_once_and_nothing_follows_it() {
 #[test]
 fn a_muted_link_delivers_its_end_only() {
     let (link, events, seen) = link();
-    link.open(Vec::new(), &events);
+    link.open(&events);
     link.mute();
     assert_eq!(link.deliver(0, vec![1], &events), Err(Undelivered::Down));
     assert!(link.finish(false, &events));
@@ -79,10 +79,7 @@ fn a_link_that_never_came_up_has_no_end_to_tell() {
     let (link, events, seen) = link();
     link.deliver(0, vec![1], &events).unwrap();
     link.close();
-    assert!(
-        !link.open(Vec::new(), &events),
-        "closed before it was ready"
-    );
+    assert!(!link.open(&events), "closed before it was ready");
     assert!(!link.finish(false, &events));
     assert!(lock(&seen).is_empty());
 }
@@ -111,16 +108,44 @@ fn stages_only_go_forward() {
 }
 
 #[test]
-fn the_backlog_adds_up_again() {
-    let (link, _, _) = link();
-    for length in [1, 10, 100] {
-        let mut backlog = lock(&link.backlog);
-        backlog.bytes += length;
-        backlog.lengths.push_back(length);
+fn a_link_opens_once() {
+    let (link, events, seen) = link();
+    assert!(link.open(&events));
+    assert!(!link.open(&events));
+    link.deliver(0, vec![1], &events).unwrap();
+    assert_eq!(*lock(&seen), [up(), frame(1)]);
+}
+
+#[test]
+fn parts_send_while_the_link_is_up() {
+    let (link, events, _) = link();
+    assert_eq!(link.send(0, vec![1]), Err(Untaken::Closed), "not yet");
+    link.open(&events);
+    assert_eq!(link.send(0, vec![1]), Ok(()));
+    assert_eq!(link.out.frames(), 1);
+    link.close();
+    assert_eq!(link.send(0, vec![1]), Err(Untaken::Closed), "no longer");
+    assert_eq!(link.out.frames(), 0, "nobody will write it");
+}
+
+#[test]
+fn whoever_hears_of_the_link_can_send_at_once() {
+    let link = Arc::new(Link::new(1, peer(), true, 3));
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let (from, to) = (Arc::clone(&link), Arc::clone(&sent));
+    let events: Events = Arc::new(move |_| lock(&to).push(from.send(0, vec![1])));
+    assert!(link.open(&events));
+    assert_eq!(*lock(&sent), [Ok(())]);
+}
+
+#[test]
+fn very_short_frames_count_as_well() {
+    let (link, events, seen) = link();
+    link.open(&events);
+    for _ in 0..=ARRIVED_BYTES_MAX / ARRIVED_COST {
+        link.deliver(0, Vec::new(), &events).unwrap();
     }
-    for left in [2, 1, 0, 0] {
-        link.written();
-        assert_eq!(link.backlog(), left);
-    }
-    assert_eq!(lock(&link.backlog).bytes, 0);
+    assert!(link.is_flooded());
+    lock(&seen).clear();
+    assert!(!link.is_flooded());
 }

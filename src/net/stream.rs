@@ -1,9 +1,7 @@
-//! The byte stream of a link as ractor gets it: counts its frames, and ends it at the first impossible one.
+//! The byte stream of a link as ractor gets it. Between ractor's frames are those of the parts: they are taken out here
+//! and delivered at once, and written here without a way through ractor's actors. The first impossible frame ends it.
 //!
-//! ractor's frames are a length (8 bytes, big endian) and that many bytes of protobuf. Reading is buffered, since
-//! ractor reads the length by itself.
-//!
-//! The end of the stream is held back until the gateways have handled all frames before it: ractor's sessions stop at
+//! The end of the stream is held back until the gateway has handled all frames before it: ractor's sessions stop at
 //! once when the stream ends, and what waits in their mailboxes is lost, such as a node's farewell.
 
 use std::io;
@@ -14,96 +12,26 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ractor_cluster::{BoxRead, BoxWrite, ClusterBidiStream};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::counters::{Tally, count};
+use super::counters::count;
+use super::frames::{Carries, Impossible, Meter, Splitter, Step};
+use super::hub::Hub;
 use super::link::Link;
 
-/// The longest frame, the same as ractor's default.
-pub(super) const FRAME_MAX: u64 = ractor_cluster::DEFAULT_MAX_INBOUND_FRAME_SIZE;
 /// What is read at once.
 const READ_BUFFER: usize = 64 * 1024;
+/// How often is read before other tasks have their turn.
+const READS_MAX: usize = 4;
+/// What is taken from ractor at once.
+const WRITE_MAX: usize = 64 * 1024;
 /// How long the end of a stream is held back at most.
 const HANDLED_MAX: Duration = Duration::from_millis(500);
 /// How often it is looked whether all before it is handled.
 const HANDLED_LOOK: Duration = Duration::from_millis(1);
-
-/// What a frame carries, as its first byte says: the field of ractor's `NetworkMessage`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Carries {
-    Auth = 0x0a,
-    Node = 0x12,
-    Control = 0x1a,
-}
-
-/// Why a frame cannot be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Impossible {
-    Oversized,
-    Malformed,
-}
-
-/// Follows the frames of one direction.
-#[derive(Debug, Default)]
-struct Meter {
-    head: [u8; 8],
-    head_filled: usize,
-    /// Bytes of the frame's body that are still to come.
-    body_left: u64,
-    carries: Option<Carries>,
-}
-
-impl Meter {
-    /// Goes on by these bytes, and calls `whole` for every frame that they complete.
-    fn follow(
-        &mut self,
-        mut bytes: &[u8],
-        mut whole: impl FnMut(Carries),
-    ) -> Result<(), Impossible> {
-        while !bytes.is_empty() {
-            if self.head_filled < self.head.len() {
-                let n = bytes.len().min(self.head.len() - self.head_filled);
-                self.head[self.head_filled..self.head_filled + n].copy_from_slice(&bytes[..n]);
-                self.head_filled += n;
-                bytes = &bytes[n..];
-                if self.head_filled == self.head.len() {
-                    self.body_left = u64::from_be_bytes(self.head);
-                    if self.body_left > FRAME_MAX {
-                        return Err(Impossible::Oversized);
-                    }
-                    if self.body_left == 0 {
-                        return Err(Impossible::Malformed);
-                    }
-                }
-                continue;
-            }
-            let carries = match self.carries {
-                Some(carries) => carries,
-                None => match bytes[0] {
-                    0x0a => Carries::Auth,
-                    0x12 => Carries::Node,
-                    0x1a => Carries::Control,
-                    _ => return Err(Impossible::Malformed),
-                },
-            };
-            let n = usize::try_from(self.body_left)
-                .unwrap_or(usize::MAX)
-                .min(bytes.len());
-            self.body_left -= n as u64;
-            bytes = &bytes[n..];
-            if self.body_left == 0 {
-                whole(carries);
-                *self = Self::default();
-            } else {
-                self.carries = Some(carries);
-            }
-        }
-        Ok(())
-    }
-}
 
 /// The stream of one link, after its handshake.
 pub(super) struct LinkStream {
@@ -111,30 +39,30 @@ pub(super) struct LinkStream {
     pub(super) stream: TcpStream,
     /// Its link.
     pub(super) link: Arc<Link>,
-    /// The counts.
-    pub(super) tally: Arc<Tally>,
+    /// Where the frames go.
+    pub(super) hub: Arc<Hub>,
 }
 
 impl ClusterBidiStream for LinkStream {
     fn split(self: Box<Self>) -> (BoxRead, BoxWrite) {
         let (read, write) = self.stream.into_split();
-        let inner = BufReader::with_capacity(READ_BUFFER, read);
+        self.link.out.attach(write);
         let reader = Reader {
-            inner,
-            meter: Meter::default(),
+            socket: read,
+            buffer: vec![0; READ_BUFFER].into(),
+            unread: 0..0,
+            splitter: Splitter::new(self.hub.control_lane()),
             link: Arc::clone(&self.link),
-            tally: self.tally,
+            hub: self.hub,
             end: None,
             pause: None,
         };
-        (
-            Box::new(reader),
-            Box::new(Writer {
-                inner: write,
-                meter: Meter::default(),
-                link: self.link,
-            }),
-        )
+        let writer = Writer {
+            meter: Meter::default(),
+            frame: Vec::new(),
+            link: self.link,
+        };
+        (Box::new(reader), Box::new(writer))
     }
 
     fn peer_label(&self) -> Option<String> {
@@ -147,10 +75,13 @@ impl ClusterBidiStream for LinkStream {
 }
 
 struct Reader {
-    inner: BufReader<OwnedReadHalf>,
-    meter: Meter,
+    socket: OwnedReadHalf,
+    buffer: Box<[u8]>,
+    /// What of the buffer was read from the socket and is not used yet.
+    unread: std::ops::Range<usize>,
+    splitter: Splitter,
     link: Arc<Link>,
-    tally: Arc<Tally>,
+    hub: Arc<Hub>,
     end: Option<End>,
     /// Until when it is not looked whether the peer may go on.
     pause: Option<Pin<Box<Sleep>>>,
@@ -191,6 +122,50 @@ impl Reader {
             end.look.as_mut().reset(Instant::now() + HANDLED_LOOK);
         }
     }
+
+    /// Delivers the parts' frames that were read, up to the first bytes for ractor, which `buf` gets. False if all was
+    /// for the parts.
+    fn use_read(&mut self, buf: &mut ReadBuf<'_>) -> Result<bool, Impossible> {
+        while !self.unread.is_empty() {
+            let unread = &self.buffer[self.unread.clone()];
+            match self.splitter.next(unread, buf.remaining())? {
+                Step::Part(n, frame) => {
+                    self.unread.start += n;
+                    if let Some((lane, bytes)) = frame {
+                        self.hub.deliver(&self.link, lane, bytes);
+                    }
+                }
+                Step::Ractor(n, carries) => {
+                    buf.put_slice(&unread[..n]);
+                    self.unread.start += n;
+                    if carries == Some(Carries::Node) {
+                        count(&self.link.arrived);
+                    }
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads what the socket has.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut space))?;
+        self.unread = 0..space.filled().len();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the link for what came.
+    fn refuse(&self, impossible: Impossible) -> io::Error {
+        self.link.ended.store(true, Relaxed);
+        count(match impossible {
+            Impossible::Oversized => &self.hub.tally.oversized,
+            Impossible::Malformed => &self.hub.tally.malformed,
+        });
+        tracing::warn!(peer = %self.link.peer_id(), reason = ?impossible, "an impossible frame: the link ends");
+        io::Error::new(io::ErrorKind::InvalidData, "impossible frame")
+    }
 }
 
 impl AsyncRead for Reader {
@@ -200,49 +175,50 @@ impl AsyncRead for Reader {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.end.is_some() {
-            return this.poll_end(cx);
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
-        ready!(this.poll_room(cx));
-        let before = buf.filled().len();
-        let result = ready!(Pin::new(&mut this.inner).poll_read(cx, buf));
-        let new = &buf.filled()[before..];
-        if result.is_err() || (new.is_empty() && buf.remaining() > 0) {
-            this.link.ended.store(true, Relaxed);
-            let look = Box::pin(sleep(HANDLED_LOOK));
-            this.end = Some(End {
-                result,
-                until: Instant::now() + HANDLED_MAX,
-                look,
-            });
-            return this.poll_end(cx);
-        }
-        let link = &this.link;
-        let whole = |carries| {
-            if carries == Carries::Node {
-                count(&link.arrived);
+        for _ in 0..READS_MAX {
+            if this.end.is_some() {
+                return this.poll_end(cx);
             }
-        };
-        if let Err(impossible) = this.meter.follow(new, whole) {
-            this.link.ended.store(true, Relaxed);
-            count(match impossible {
-                Impossible::Oversized => &this.tally.oversized,
-                Impossible::Malformed => &this.tally.malformed,
-            });
-            tracing::warn!(peer = %this.link.peer_id(), reason = ?impossible, "an impossible frame: the link ends");
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "impossible frame",
-            )));
+            match this.use_read(buf) {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) => {}
+                Err(impossible) => return Poll::Ready(Err(this.refuse(impossible))),
+            }
+            ready!(this.poll_room(cx));
+            let result = ready!(this.poll_fill(cx));
+            if result.is_err() || this.unread.is_empty() {
+                this.link.ended.store(true, Relaxed);
+                this.end = Some(End {
+                    result,
+                    until: Instant::now() + HANDLED_MAX,
+                    look: Box::pin(sleep(HANDLED_LOOK)),
+                });
+            }
         }
-        Poll::Ready(Ok(()))
+        // There may be more: this is asked again, after the others had their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
 struct Writer {
-    inner: OwnedWriteHalf,
     meter: Meter,
+    /// The frame that ractor is writing: it is passed on whole, so that no other comes in between.
+    frame: Vec<u8>,
     link: Arc<Link>,
+}
+
+impl Writer {
+    /// What `ended` says of the link is known before ractor hears of it.
+    fn heard(&self, result: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Err(_)) = &result {
+            self.link.ended.store(true, Relaxed);
+        }
+        result
+    }
 }
 
 impl AsyncWrite for Writer {
@@ -252,92 +228,50 @@ impl AsyncWrite for Writer {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        match ready!(Pin::new(&mut this.inner).poll_write(cx, buf)) {
-            Ok(n) => {
-                let link = &this.link;
-                let whole = |carries| {
-                    if carries == Carries::Node {
-                        link.written();
-                    }
-                };
-                // A frame of ours that the peer would not take ends the link there.
-                if let Err(impossible) = this.meter.follow(&buf[..n], whole) {
+        ready!(this.heard(this.link.out.poll_room(cx)))?;
+        let all = &buf[..buf.len().min(WRITE_MAX)];
+        let mut rest = all;
+        while !rest.is_empty() {
+            let (n, carries) = match this.meter.next(rest) {
+                Ok(next) => next,
+                // A frame of ours that the peer would not take ends the link here.
+                Err(impossible) => {
                     tracing::error!(peer = %this.link.peer_id(), reason = ?impossible, "own frame is impossible");
                     return Poll::Ready(Err(io::Error::new(
                         io::ErrorKind::InvalidData,
                         "impossible frame",
                     )));
                 }
-                Poll::Ready(Ok(n))
-            }
-            Err(e) => {
-                this.link.ended.store(true, Relaxed);
-                Poll::Ready(Err(e))
+            };
+            this.frame.extend_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            if let Some(carries) = carries {
+                let frame = std::mem::take(&mut this.frame);
+                this.link.out.add_ractors(frame, carries);
             }
         }
+        this.link.out.write();
+        Poll::Ready(Ok(all.len()))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.heard(self.link.out.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.heard(self.link.out.poll_flush(cx)))?;
+        self.link.close_gently();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Writer {
+    /// ractor has ended the session: nothing more is written.
+    fn drop(&mut self) {
+        self.link.out.close();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(body: &[u8]) -> Vec<u8> {
-        [&(body.len() as u64).to_be_bytes()[..], body].concat()
-    }
-
-    fn follow(meter: &mut Meter, bytes: &[u8]) -> (Vec<Carries>, Result<(), Impossible>) {
-        let mut whole = Vec::new();
-        let result = meter.follow(bytes, |carries| whole.push(carries));
-        (whole, result)
-    }
-
-    #[test]
-    fn frames_are_followed_however_they_are_cut() {
-        let bytes = [frame(&[0x0a]), frame(&[0x12, 1, 2, 3]), frame(&[0x1a; 300])].concat();
-        for cut in 1..bytes.len() {
-            let mut meter = Meter::default();
-            let mut whole = Vec::new();
-            for part in bytes.chunks(cut) {
-                let (some, result) = follow(&mut meter, part);
-                assert_eq!(result, Ok(()));
-                whole.extend(some);
-            }
-            assert_eq!(
-                whole,
-                [Carries::Auth, Carries::Node, Carries::Control],
-                "{cut}"
-            );
-        }
-    }
-
-    #[test]
-    fn empty_oversized_and_unknown_frames_are_impossible() {
-        for (bytes, expected) in [
-            (frame(&[]), Impossible::Malformed),
-            (frame(&[0x22, 0]), Impossible::Malformed),
-            (
-                (FRAME_MAX + 1).to_be_bytes().to_vec(),
-                Impossible::Oversized,
-            ),
-            (b"GET / HT".to_vec(), Impossible::Oversized),
-        ] {
-            assert_eq!(
-                follow(&mut Meter::default(), &bytes),
-                (vec![], Err(expected))
-            );
-        }
-        assert_eq!(
-            follow(&mut Meter::default(), &FRAME_MAX.to_be_bytes()),
-            (vec![], Ok(()))
-        );
-    }
-}
+#[path = "stream_tests.rs"]
+mod tests;
