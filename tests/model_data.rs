@@ -206,7 +206,7 @@ fn requests_that_go_past_the_part() {
             slow_actor: true,
             ..THREE
         },
-        0,
+        51_987,
     );
     holds(
         &Cfg {
@@ -216,12 +216,12 @@ fn requests_that_go_past_the_part() {
             retries: 1,
             ..THREE
         },
-        0,
+        10_598,
     );
     holds(
         &Cfg {
             direct: true,
-            slow_actor: true,
+            slow_puts: true,
             reads: true,
             lease: true,
             ops: 2,
@@ -574,5 +574,18 @@ mod defects {
             ..new_home()
         };
         violates(I1_OWN, Defect::GrantIsAck, read);
+    }
+    #[test]
+    fn an_actor_that_answers_what_is_not_backed_up_lets_a_read_be_forgotten() {
+        let read = Cfg {
+            clients: 2,
+            ops: 2,
+            direct: true,
+            reads: true,
+            lease: true,
+            slow_puts: true,
+            ..ONE
+        };
+        violates(I2_ANSWER, Defect::ReadAhead, read);
     }
 }

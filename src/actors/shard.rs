@@ -629,6 +629,9 @@ impl ShardActor {
             }
             return;
         }
+        // The view's own name of the peer is the one that the machine knows: equal at a glance.
+        let known = s.machine.view().ids().find(|id| *id == from).cloned();
+        let from = known.as_ref().unwrap_or(from);
         let same_epoch = header.epoch == s.machine.epoch();
         if let Some(taken) = header.taken {
             let mut puts = outbox_of(&mut s.outboxes, from).arrived(taken.number);

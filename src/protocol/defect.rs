@@ -45,6 +45,8 @@ defects! {
     CarryWithoutComplete,
     /// The owner answers before its keepers acknowledged.
     ReplyBeforeAck,
+    /// An actor answers a read by itself, whether or not what it reads is backed up.
+    ReadAhead,
     /// The actor does not hear the ids of requests, so that it recognises no retry.
     NoDedup,
     /// A retry is answered at once, whether or not what its first try changed is backed up.
@@ -161,7 +163,7 @@ mod tests {
 
     #[test]
     fn every_defect_is_found_by_its_name() {
-        assert_eq!(Defect::ALL.len(), 27);
+        assert_eq!(Defect::ALL.len(), 28);
         for defect in Defect::ALL {
             assert_eq!(format!("{defect:?}").parse(), Ok(*defect));
         }

@@ -106,7 +106,13 @@ impl Cfg {
             Action::Send { client, node } => {
                 w.sent[usize::from(client)] = true;
                 let op = self.op(&w, client);
-                w.must[usize::from(op)] = w.acked;
+                w.must[usize::from(op)] = if self.direct {
+                    // And all that an answered reader has seen.
+                    let seen = |p: u8| w.seen[usize::from(p)].operations();
+                    iter(w.acked).fold(w.acked, |all, p| all | seen(p))
+                } else {
+                    w.acked
+                };
                 self.ask(&mut w, node, op, false);
             }
             Action::Retry { client, node } => {

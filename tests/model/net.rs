@@ -145,6 +145,12 @@ impl Val {
         iter(ops).all(|op| self.count(op) > 0)
     }
 
+    pub fn operations(self) -> Set {
+        (0..8)
+            .filter(|op| self.count(*op) > 0)
+            .fold(0, |all, op| all | bit(op))
+    }
+
     pub fn within(self, other: Val) -> bool {
         (0..8).all(|op| self.count(op) <= other.count(op))
     }
@@ -160,7 +166,7 @@ impl Val {
 
     /// The inverse of [`Val::encode`]; a new actor's state is empty.
     pub fn decode(data: &[u8]) -> Self {
-        match **data {
+        match *data {
             [] => Self(0),
             [low, high] => Self(u16::from_le_bytes([low, high])),
             _ => panic!("not a value of the model: {data:?}"),

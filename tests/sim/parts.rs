@@ -366,8 +366,8 @@ impl Cluster {
             return;
         }
         let ran = actor.run();
-        let panics = matches!(ran, Some((_, _, Ran::Failed(_))))
-            && Sort::of_key(&key) == Sort::Fragile;
+        let panics =
+            matches!(ran, Some((_, _, Ran::Failed(_)))) && Sort::of_key(&key) == Sort::Fragile;
         let mut ended = None;
         if panics {
             ended = process.actors.remove(&at);
