@@ -1,27 +1,32 @@
 //! Clients in closed loop, and the lines in which a process of the bench is asked for them.
 //!
 //! ```text
-//!   measure PATH IN_FLIGHT MILLISECONDS  ->  sample COUNT ELAPSED_US P50 P99 P999   (latencies in microseconds)
+//!   measure PATH IN_FLIGHT MILLISECONDS  ->  sample COUNT UNCOUNTED ELAPSED_US P50 P99 P999
 //!   check                                ->  right, or wrong REASON
 //! ```
+//!
+//! Latencies are in microseconds. UNCOUNTED are the rewards that were answered before or after the measured time.
 
 use std::error::Error;
 use std::fmt;
 use std::io::BufRead;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 pub(crate) type Res<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How many players each path has.
 pub(crate) const PLAYERS: usize = 10_000;
+/// How long the clients ask before it counts.
+const WARM_UP: Duration = Duration::from_millis(300);
+const HISTOGRAMS: usize = 16;
 /// The longest latency that is told from a longer one.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
@@ -29,22 +34,34 @@ const LATENCY_MAX_US: u64 = 60_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) count: u64,
+    pub(crate) uncounted: u64,
     pub(crate) elapsed_us: u64,
     pub(crate) p50: u64,
     pub(crate) p99: u64,
     pub(crate) p999: u64,
 }
 
+impl Sample {
+    /// All rewards that the processes spent time and bytes on.
+    pub(crate) fn all(&self) -> f64 {
+        (self.count + self.uncounted) as f64
+    }
+}
+
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             count,
+            uncounted,
             elapsed_us,
             p50,
             p99,
             p999,
         } = self;
-        write!(f, "sample {count} {elapsed_us} {p50} {p99} {p999}")
+        write!(
+            f,
+            "sample {count} {uncounted} {elapsed_us} {p50} {p99} {p999}"
+        )
     }
 }
 
@@ -58,11 +75,12 @@ impl FromStr for Sample {
             .split_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>()?;
-        let [count, elapsed_us, p50, p99, p999] = numbers[..] else {
+        let [count, uncounted, elapsed_us, p50, p99, p999] = numbers[..] else {
             return Err(format!("no sample: {line}").into());
         };
         Ok(Self {
             count,
+            uncounted,
             elapsed_us,
             p50,
             p99,
@@ -71,46 +89,116 @@ impl FromStr for Sample {
     }
 }
 
-/// `in_flight` clients ask players at random until the time is over; `give` asks the player of a number.
-pub(crate) async fn closed_loop<F, G>(in_flight: usize, wait: Duration, give: F) -> Res<Sample>
-where
-    F: Fn(usize) -> G + Clone + Send + 'static,
-    G: Future<Output = Res<()>> + Send + 'static,
-{
-    let stop = Arc::new(AtomicBool::new(false));
-    let start = Instant::now();
+/// Asks one player, and takes note of what it was given. One value for all clients of a path, so that asking costs
+/// them nothing but the request.
+pub(crate) trait Give: Send + Sync + 'static {
+    /// Asks the player of that number.
+    fn give(&self, at: usize) -> impl Future<Output = Res<()>> + Send;
+}
+
+/// `in_flight` clients ask players at random. What is answered while `wait` runs counts: it starts when all clients are
+/// there, and have asked for a while.
+pub(crate) async fn closed_loop(
+    in_flight: usize,
+    wait: Duration,
+    give: Arc<impl Give>,
+) -> Res<Sample> {
+    let clock = Arc::new(Clock::new()?);
     let clients: Vec<_> = (0..in_flight)
-        .map(|client| tokio::spawn(one(client, stop.clone(), give.clone())))
+        .map(|client| tokio::spawn(one(client, clock.clone(), give.clone())))
         .collect();
+    clock.enter(WARMING);
+    tokio::time::sleep(WARM_UP).await;
+    let start = Instant::now();
+    clock.enter(COUNTING);
     tokio::time::sleep(wait).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut latency = Histogram::<u64>::new_with_bounds(1, LATENCY_MAX_US, 3)?;
+    clock.enter(OVER);
+    let elapsed = start.elapsed();
+    let mut uncounted = 0;
     for client in clients {
-        latency.add(client.await??)?;
+        uncounted += client.await??;
     }
+    let latency = clock.sum()?;
     Ok(Sample {
         count: latency.len(),
-        elapsed_us: u64::try_from(start.elapsed().as_micros())?,
+        uncounted,
+        elapsed_us: u64::try_from(elapsed.as_micros())?,
         p50: latency.value_at_quantile(0.5),
         p99: latency.value_at_quantile(0.99),
         p999: latency.value_at_quantile(0.999),
     })
 }
 
-async fn one<F, G>(client: usize, stop: Arc<AtomicBool>, give: F) -> Res<Histogram<u64>>
-where
-    F: Fn(usize) -> G,
-    G: Future<Output = Res<()>>,
-{
-    let mut latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?;
-    let mut dice = SmallRng::seed_from_u64(client as u64);
-    while !stop.load(Ordering::Relaxed) {
-        let start = Instant::now();
-        give(dice.random_range(0..PLAYERS)).await?;
-        let us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        latency.saturating_record(us.max(1));
+const WAITING: u8 = 0;
+const WARMING: u8 = 1;
+const COUNTING: u8 = 2;
+const OVER: u8 = 3;
+
+/// What the clients share: where in the measurement they are, and what they measured.
+struct Clock {
+    phase: AtomicU8,
+    go: Notify,
+    /// Few, since each takes 140 KiB, which thousands of clients would spend the measured time on.
+    latencies: Vec<Mutex<Histogram<u64>>>,
+}
+
+impl Clock {
+    fn new() -> Res<Self> {
+        let histogram = || Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).map(Mutex::new);
+        Ok(Self {
+            phase: AtomicU8::new(WAITING),
+            go: Notify::new(),
+            latencies: (0..HISTOGRAMS)
+                .map(|_| histogram())
+                .collect::<Result<_, _>>()?,
+        })
     }
-    Ok(latency)
+
+    fn enter(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Release);
+        self.go.notify_waiters();
+    }
+
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire)
+    }
+
+    async fn started(&self) {
+        let go = self.go.notified();
+        if self.phase() == WAITING {
+            go.await;
+        }
+    }
+
+    fn sum(&self) -> Res<Histogram<u64>> {
+        let mut sum = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)?;
+        for latency in &self.latencies {
+            sum.add(&*latency.lock().expect("no client panicked"))?;
+        }
+        Ok(sum)
+    }
+}
+
+/// One client; how many of its answers came before or after the measured time.
+async fn one(client: usize, clock: Arc<Clock>, give: Arc<impl Give>) -> Res<u64> {
+    let mut dice = SmallRng::seed_from_u64(client as u64);
+    let latency = &clock.latencies[client % HISTOGRAMS];
+    let mut uncounted = 0;
+    clock.started().await;
+    let mut asked = Instant::now();
+    while clock.phase() != OVER {
+        give.give(dice.random_range(0..PLAYERS)).await?;
+        let answered = Instant::now();
+        if clock.phase() == COUNTING {
+            let us = u64::try_from((answered - asked).as_micros()).unwrap_or(u64::MAX);
+            let mut latency = latency.lock().expect("no client panicked");
+            latency.saturating_record(us.max(1));
+        } else {
+            uncounted += 1;
+        }
+        asked = answered;
+    }
+    Ok(uncounted)
 }
 
 /// The lines of standard input, until it ends.

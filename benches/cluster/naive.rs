@@ -11,7 +11,7 @@ use ractor_cluster::{
     IncomingEncryptionMode, NodeServer, RactorClusterMessage, RactorMessage, client_connect,
 };
 
-use crate::load::{PLAYERS, Res, closed_loop, lines, order};
+use crate::load::{Give, PLAYERS, Res, closed_loop, lines, order};
 
 /// The keepers of the other node; each player has one of them.
 const KEEPERS: usize = 16;
@@ -138,27 +138,32 @@ pub(crate) async fn owner(port: u16) -> Res<()> {
         players.push(Actor::spawn(None, player, ()).await?.0);
     }
     println!("up");
-    let players = Arc::new(players);
-    let given: Arc<Vec<AtomicI64>> = Arc::new((0..PLAYERS).map(|_| AtomicI64::new(0)).collect());
+    let given = (0..PLAYERS).map(|_| AtomicI64::new(0)).collect();
+    let players = Arc::new(Players { players, given });
     let mut lines = lines();
     while let Some(line) = lines.recv().await {
         if line == "check" {
-            println!("{}", check(&keepers, &given).await?);
+            println!("{}", check(&keepers, &players.given).await?);
             continue;
         }
         let (_, in_flight, wait) = order(&line)?;
-        let (players, given) = (players.clone(), given.clone());
-        let give = move |at: usize| {
-            let (player, given) = (players[at].clone(), given.clone());
-            async move {
-                ractor::call!(player, |port| Reward(1, port))?;
-                given[at].fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-        };
-        println!("{}", closed_loop(in_flight, wait, give).await?);
+        println!("{}", closed_loop(in_flight, wait, players.clone()).await?);
     }
     Ok(())
+}
+
+struct Players {
+    players: Vec<ActorRef<Reward>>,
+    /// How many rewards of 1 each of them got.
+    given: Vec<AtomicI64>,
+}
+
+impl Give for Players {
+    async fn give(&self, at: usize) -> Res<()> {
+        ractor::call!(self.players[at], |port| Reward(1, port))?;
+        self.given[at].fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 async fn check(keepers: &[ActorRef<Keep>], given: &[AtomicI64]) -> Res<String> {

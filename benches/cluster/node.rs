@@ -1,6 +1,6 @@
 //! A node of the product, as a process of its own. The first of three drives the load from inside.
 
-use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use statekeeper::config::Config;
 use statekeeper::{GenServer, Node};
 
-use crate::load::{PLAYERS, Res, closed_loop, lines, order};
+use crate::load::{Give, PLAYERS, Res, closed_loop, lines, order};
 
 /// How many nodes a cluster has.
 pub(crate) const NODES: usize = 3;
@@ -78,11 +78,54 @@ fn keys(kind: &str) -> Vec<String> {
 struct Bench {
     node: Node,
     plain: Vec<ActorRef<Reward>>,
-    /// Players that live on this node, and players that live a third each on the three.
-    local: Vec<String>,
-    spread: Vec<String>,
-    /// How many rewards of 1 each of them got, per path.
-    given: BTreeMap<&'static str, Vec<AtomicU64>>,
+    /// Players that live on this node.
+    local: Players,
+    /// Players that live a third each on the three.
+    spread: Players,
+}
+
+struct Players {
+    keys: Vec<String>,
+    /// How many rewards of 1 each of them got.
+    given: Vec<AtomicU64>,
+}
+
+impl Players {
+    fn new(kind: &str) -> Self {
+        Self {
+            keys: keys(kind),
+            given: (0..PLAYERS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    async fn reward(&self, node: &Node, at: usize) -> Res<()> {
+        node.call::<Player>(&self.keys[at], Call::Reward(1)).await?;
+        self.given[at].fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// What the clients ask for.
+#[derive(Clone, Copy)]
+enum Way {
+    Floor,
+    Local,
+    Spread,
+    Reads,
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "floor" => Ok(Self::Floor),
+            "local" => Ok(Self::Local),
+            "spread" => Ok(Self::Spread),
+            "reads" => Ok(Self::Reads),
+            other => Err(format!("no such path: {other}")),
+        }
+    }
 }
 
 /// Runs the node `index` of its cluster, called `name`, until its input ends.
@@ -114,11 +157,9 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
             }
             continue;
         }
-        let (path, in_flight, wait) = order(&line)?;
-        let (bench, path) = (bench.clone(), path.to_owned());
-        let sample = closed_loop(in_flight, wait, move |at| {
-            give(bench.clone(), path.clone(), at)
-        });
+        let (way, in_flight, wait) = order(&line)?;
+        let (bench, way) = (bench.clone(), way.parse()?);
+        let sample = closed_loop(in_flight, wait, Arc::new(Asked { bench, way }));
         println!("{}", sample.await?);
     }
     let _ = bench.node.leave().await;
@@ -128,9 +169,9 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
 /// Makes the players that are to live here.
 async fn prepare(node: Node, index: usize) -> Res<Bench> {
     node.wait_for(|view| view.members.len() == NODES).await;
-    let (local, spread) = (keys("local"), keys("spread"));
-    let mine = spread.iter().skip(index).step_by(NODES);
-    let first: &[String] = if index == 0 { &local } else { &[] };
+    let (local, spread) = (Players::new("local"), Players::new("spread"));
+    let mine = spread.keys.iter().skip(index).step_by(NODES);
+    let first: &[String] = if index == 0 { &local.keys } else { &[] };
     for key in mine.chain(first) {
         node.call::<Player>(key, Call::Points).await?;
     }
@@ -138,44 +179,41 @@ async fn prepare(node: Node, index: usize) -> Res<Bench> {
     for _ in first {
         plain.push(Actor::spawn(None, Plain, ()).await?.0);
     }
-    let counts = || (0..PLAYERS).map(|_| AtomicU64::new(0)).collect();
     Ok(Bench {
         node,
         plain,
         local,
         spread,
-        given: BTreeMap::from(["local", "spread"].map(|path| (path, counts()))),
     })
 }
 
-async fn give(bench: Arc<Bench>, path: String, at: usize) -> Res<()> {
-    match path.as_str() {
-        "floor" => {
-            ractor::call!(bench.plain[at], |port| Reward(1, port))?;
+struct Asked {
+    bench: Arc<Bench>,
+    way: Way,
+}
+
+impl Give for Asked {
+    async fn give(&self, at: usize) -> Res<()> {
+        let bench = &*self.bench;
+        match self.way {
+            Way::Floor => {
+                ractor::call!(bench.plain[at], |port| Reward(1, port))?;
+            }
+            Way::Local => bench.local.reward(&bench.node, at).await?,
+            Way::Spread => bench.spread.reward(&bench.node, at).await?,
+            Way::Reads => {
+                let key = &bench.local.keys[at];
+                bench.node.call::<Player>(key, Call::Points).await?;
+            }
         }
-        "local" => {
-            let key = &bench.local[at];
-            bench.node.call::<Player>(key, Call::Reward(1)).await?;
-            bench.given["local"][at].fetch_add(1, Ordering::Relaxed);
-        }
-        "spread" => {
-            let key = &bench.spread[at];
-            bench.node.call::<Player>(key, Call::Reward(1)).await?;
-            bench.given["spread"][at].fetch_add(1, Ordering::Relaxed);
-        }
-        "reads" => {
-            let key = &bench.local[at];
-            bench.node.call::<Player>(key, Call::Points).await?;
-        }
-        other => return Err(format!("no such path: {other}").into()),
+        Ok(())
     }
-    Ok(())
 }
 
 /// Every player has what it was given: no reward lost, none doubled.
 async fn check(bench: &Bench) -> Res<()> {
-    for (path, keys) in [("local", &bench.local), ("spread", &bench.spread)] {
-        for (key, given) in keys.iter().zip(&bench.given[path]) {
+    for players in [&bench.local, &bench.spread] {
+        for (key, given) in players.keys.iter().zip(&players.given) {
             let given = i64::try_from(given.load(Ordering::Relaxed))?;
             let points = bench.node.call::<Player>(key, Call::Points).await?;
             if points != given {

@@ -1,6 +1,7 @@
 %% Drives rewards in closed loop, on the lines of its standard input:
-%%   measure PATH IN_FLIGHT MILLISECONDS  ->  sample COUNT ELAPSED_US P50 P99 P999 (latencies in microseconds)
-%%   check                            ->  right, or wrong REASON
+%%   measure PATH IN_FLIGHT MILLISECONDS  ->  sample COUNT UNCOUNTED ELAPSED_US P50 P99 P999
+%%   check                                ->  right, or wrong REASON
+%% Latencies are in microseconds. UNCOUNTED are the rewards that were answered before or after the measured time.
 %% The players are those of the module that it is started with (plain or batched), their keepers on another node.
 -module(driver).
 -export([owner/1, keeper/1]).
@@ -8,6 +9,12 @@
 -define(PLAYERS, 10000).
 -define(FINE, 4096).      % latencies up to here have a bucket per microsecond,
 -define(COARSE, 16384).   % beyond, one per 64.
+-define(UNCOUNTED, (?FINE + ?COARSE + 1)).
+-define(WARM_UP_MS, 300).
+%% Phases of a measurement.
+-define(WARMING, 0).
+-define(COUNTING, 1).
+-define(OVER, 2).
 
 %% The node of the keepers: it does what it is asked, until its input ends.
 keeper(_) ->
@@ -49,31 +56,45 @@ loop(Module, Players, Given) ->
             loop(Module, Players, Given)
     end.
 
+%% The measured time starts when all clients are there, and have asked for a while.
 measure(Players, Given, InFlight, Ms) ->
-    Latencies = counters:new(?FINE + ?COARSE, [write_concurrency]),
-    Stop = atomics:new(1, []),
+    Latencies = counters:new(?UNCOUNTED, [write_concurrency]),
+    Phase = atomics:new(1, []),
+    Client = fun(C) ->
+                 receive go -> client(rand:seed_s(exsss, C), Players, Given, Latencies, Phase) end
+             end,
+    Clients = [spawn_monitor(fun() -> Client(C) end) || C <- lists:seq(1, InFlight)],
+    [Pid ! go || {Pid, _} <- Clients],
+    timer:sleep(?WARM_UP_MS),
     Start = now_us(),
-    Clients = [spawn_monitor(fun() -> client(rand:seed_s(exsss, C), Players, Given, Latencies, Stop) end)
-               || C <- lists:seq(1, InFlight)],
+    atomics:put(Phase, 1, ?COUNTING),
     timer:sleep(Ms),
-    atomics:put(Stop, 1, 1),
-    [receive {'DOWN', Ref, process, Pid, Reason} -> normal = Reason end || {Pid, Ref} <- Clients],
+    atomics:put(Phase, 1, ?OVER),
     Elapsed = now_us() - Start,
+    [receive {'DOWN', Ref, process, Pid, Reason} -> normal = Reason end || {Pid, Ref} <- Clients],
     Counts = [counters:get(Latencies, I) || I <- lists:seq(1, ?FINE + ?COARSE)],
     Count = lists:sum(Counts),
-    io:format("sample ~b ~b ~b ~b ~b~n",
-              [Count, Elapsed | [quantile(Counts, Count * Q, 0, 1) || Q <- [0.5, 0.99, 0.999]]]).
+    io:format("sample ~b ~b ~b ~b ~b ~b~n",
+              [Count, counters:get(Latencies, ?UNCOUNTED), Elapsed
+               | [quantile(Counts, Count * Q, 0, 1) || Q <- [0.5, 0.99, 0.999]]]).
 
-client(Dice, Players, Given, Latencies, Stop) ->
-    case atomics:get(Stop, 1) of
-        1 -> ok;
-        0 ->
-            {At, Next} = rand:uniform_s(?PLAYERS, Dice),
-            Start = now_us(),
-            _ = gen_server:call(element(At, Players), {reward, 1}, infinity),
-            counters:add(Latencies, bucket(now_us() - Start), 1),
-            counters:add(Given, At, 1),
-            client(Next, Players, Given, Latencies, Stop)
+client(Dice, Players, Given, Latencies, Phase) ->
+    client(now_us(), Dice, Players, Given, Latencies, Phase).
+
+client(Asked, Dice, Players, Given, Latencies, Phase) ->
+    {At, Next} = rand:uniform_s(?PLAYERS, Dice),
+    _ = gen_server:call(element(At, Players), {reward, 1}, infinity),
+    Answered = now_us(),
+    counters:add(Given, At, 1),
+    case atomics:get(Phase, 1) of
+        ?WARMING ->
+            counters:add(Latencies, ?UNCOUNTED, 1),
+            client(Answered, Next, Players, Given, Latencies, Phase);
+        ?COUNTING ->
+            counters:add(Latencies, bucket(Answered - Asked), 1),
+            client(Answered, Next, Players, Given, Latencies, Phase);
+        ?OVER ->
+            counters:add(Latencies, ?UNCOUNTED, 1)
     end.
 
 bucket(Us) when Us < ?FINE -> Us + 1;
