@@ -7,21 +7,26 @@
 //!
 //! # What in ractor costs it
 //!
-//! Every actor has, for its whole life, two unbounded channels of tokio. Such a channel allocates a block of 32 slots when
-//! it is made, and keeps one: a slot for supervision events is `size_of::<SupervisionEvent>()`, a slot for messages
-//! `size_of::<BoxedMessage>()`, which carries the serialized form of remote messages inline. The table shows both with
-//! their sizes, beside the oneshot channels for signals and for stopping, and the task.
+//! An actor of ractor 0.16.5 takes 11.0 KB, and 8.3 KB of that are two channels which it has for its whole life. An
+//! unbounded channel of tokio allocates a block of 32 slots when it is made, and always keeps one. A slot for messages has
+//! 112 bytes, since a message carries the serialized form that only remote actors use inline; one for supervision
+//! events 80, although most actors never supervise.
 //!
-//! PIECES
+//! Two boxes in ractor would save half of an actor: `Option<Box<SerializedMessage>>` in `BoxedMessage` (a slot of
+//! 24 bytes), and `Box<SupervisionEvent>` in the channel (8 bytes). A message between local actors would cost nothing
+//! more; a remote one and a supervision event one allocation. The rows with `boxed` show such channels: they take 1.4 and
+//! 0.8 KB instead of 4.7 and 3.6, which would make an actor of 5.0 KB, 55 % less. A channel for supervision events that is made with the first child would save the rest of that one as well.
 //!
 //! `cargo bench --bench memory [-- --players N] [--json]`
 
 #[allow(dead_code, reason = "the other benches use more of it")]
 mod support;
 
+use std::any::Any;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
+use ractor::message::{BoxedMessage, SerializedMessage};
 use ractor::{Actor, SupervisionEvent};
 use support::Res;
 use support::fleet::Fleet;
@@ -41,10 +46,12 @@ const FIRST: usize = 2_000;
 const POINTS: i64 = 1 << 54;
 /// One node has the players, two keep them.
 const NODES: usize = 3;
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 8] = [
     "a ractor actor",
     "its channel for messages",
     "its channel for supervision events",
+    "a channel for messages, remote form boxed",
+    "a channel for supervision events, boxed",
     "its two oneshot channels",
     "a Notify",
     "a task that waits",
@@ -77,12 +84,15 @@ async fn part(number: usize) -> Res<()> {
                 }
                 Box::new(actors)
             }
-            "its channel for messages" => many(
-                count,
-                mpsc::unbounded_channel::<ractor::message::BoxedMessage>,
-            ),
+            "its channel for messages" => many(count, mpsc::unbounded_channel::<BoxedMessage>),
             "its channel for supervision events" => {
                 many(count, mpsc::unbounded_channel::<SupervisionEvent>)
+            }
+            "a channel for messages, remote form boxed" => {
+                many(count, mpsc::unbounded_channel::<LeanMessage>)
+            }
+            "a channel for supervision events, boxed" => {
+                many(count, mpsc::unbounded_channel::<Box<SupervisionEvent>>)
             }
             "its two oneshot channels" => many(count, || {
                 (
@@ -97,6 +107,9 @@ async fn part(number: usize) -> Res<()> {
     }
     Ok(())
 }
+
+/// A message of ractor, if the form for remote actors were elsewhere.
+type LeanMessage = (Option<Box<dyn Any + Send>>, Option<Box<SerializedMessage>>);
 
 fn many<T: Send + 'static>(count: usize, one: impl Fn() -> T) -> Box<dyn Send> {
     let mut all = Vec::with_capacity(count);
@@ -127,7 +140,7 @@ fn drive() -> Res<()> {
     if !options.has("--json") {
         println!(
             "\na slot of a channel for messages has {} bytes, one for supervision events {}",
-            size_of::<ractor::message::BoxedMessage>(),
+            size_of::<BoxedMessage>(),
             size_of::<SupervisionEvent>()
         );
     }
