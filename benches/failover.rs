@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 use support::cluster::Cluster;
 use support::load::{self, Outcome};
 use support::namespaces::Namespaces;
-use support::node::{Node, Spec};
-use support::sandbox::Sandbox;
+use support::node::Node;
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 const PLAYERS: usize = 12;
@@ -103,20 +102,7 @@ fn start(loss: Loss) -> Result<(Option<Namespaces>, Cluster), String> {
         Loss::Kill | Loss::Freeze => Ok((None, Cluster::start(3))),
         Loss::KillUnwitnessed => Ok((None, Cluster::unguarded(3))),
         Loss::Cut => {
-            let machines = Namespaces::new(&NODES)?;
-            let cluster = Cluster::empty(Sandbox::new());
-            cluster.add_all(NODES.map(|name| {
-                let address = machines.address(name);
-                let mut spec =
-                    Spec::new(&format!("{name}@{address}")).listen((address, 21_500).into());
-                spec.namespace = Some(machines.file(name));
-                spec
-            }));
-            for name in &NODES[1..] {
-                let peer = format!("connect {name}@{}", machines.address(name));
-                assert_eq!(cluster.node("a").ask(&peer), "true");
-            }
-            cluster.wait_serving();
+            let (machines, cluster) = Cluster::on_machines(&NODES, |spec| spec)?;
             Ok((Some(machines), cluster))
         }
     }

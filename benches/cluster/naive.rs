@@ -11,7 +11,8 @@ use ractor_cluster::{
     IncomingEncryptionMode, NodeServer, RactorClusterMessage, RactorMessage, client_connect,
 };
 
-use crate::load::{Give, PLAYERS, Res, closed_loop, lines, order};
+use crate::support::Res;
+use crate::support::load::{Give, PLAYERS, closed_loop, lines, order};
 
 /// The keepers of the other node; each player has one of them.
 const KEEPERS: usize = 16;
@@ -111,7 +112,10 @@ pub(crate) async fn keepers(port: u16) -> Res<()> {
         pg::join(group(keeper), vec![actor.get_cell()]);
     }
     println!("up");
-    while lines().recv().await.is_some() {}
+    let mut lines = lines();
+    while lines.recv().await.is_some() {
+        println!("{}", crate::allocations());
+    }
     Ok(())
 }
 
@@ -144,6 +148,10 @@ pub(crate) async fn owner(port: u16) -> Res<()> {
     while let Some(line) = lines.recv().await {
         if line == "check" {
             println!("{}", check(&keepers, &players.given).await?);
+            continue;
+        }
+        if line == "allocations" {
+            println!("{}", crate::allocations());
             continue;
         }
         let (_, in_flight, wait) = order(&line)?;

@@ -5,75 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use ractor_cluster::RactorMessage;
-use serde::{Deserialize, Serialize};
+use ractor::{Actor, ActorRef};
+use statekeeper::Node;
 use statekeeper::config::Config;
-use statekeeper::{GenServer, Node};
 
-use crate::load::{Give, PLAYERS, Res, closed_loop, lines, order};
+use crate::support::Res;
+use crate::support::load::{Give, PLAYERS, closed_loop, lines, order};
+use crate::support::player::{Call, Plain, Player, Reward, name};
 
 /// How many nodes a cluster has.
 pub(crate) const NODES: usize = 3;
-
-struct Player;
-
-#[derive(Serialize, Deserialize)]
-enum Call {
-    Reward(i64),
-    Points,
-}
-
-impl GenServer for Player {
-    const NAME: &'static str = "player";
-    type State = i64;
-    type Call = Call;
-    type Reply = i64;
-
-    fn init(&self, _key: &str) -> i64 {
-        0
-    }
-
-    async fn handle_call(&self, _key: &str, call: Call, points: &mut i64) -> i64 {
-        if let Call::Reward(amount) = call {
-            *points += amount;
-        }
-        *points
-    }
-}
-
-/// The floor: the same player as a plain ractor actor.
-struct Plain;
-
-#[derive(RactorMessage)]
-struct Reward(i64, RpcReplyPort<i64>);
-
-impl Actor for Plain {
-    type Msg = Reward;
-    type State = i64;
-    type Arguments = ();
-
-    async fn pre_start(&self, _: ActorRef<Reward>, (): ()) -> Result<i64, ActorProcessingErr> {
-        Ok(0)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Reward>,
-        Reward(n, port): Reward,
-        total: &mut i64,
-    ) -> Result<(), ActorProcessingErr> {
-        *total += n;
-        Ok(port.send(*total)?)
-    }
-}
-
-/// Names of 16 bytes.
-fn keys(kind: &str) -> Vec<String> {
-    (0..PLAYERS)
-        .map(|i| format!("{kind}{i:0width$}", width = 16 - kind.len()))
-        .collect()
-}
 
 struct Bench {
     node: Node,
@@ -93,7 +34,7 @@ struct Players {
 impl Players {
     fn new(kind: &str) -> Self {
         Self {
-            keys: keys(kind),
+            keys: (0..PLAYERS).map(|number| name(kind, number)).collect(),
             given: (0..PLAYERS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -155,6 +96,10 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
                 Ok(()) => println!("right"),
                 Err(reason) => println!("wrong {reason}"),
             }
+            continue;
+        }
+        if line == "allocations" {
+            println!("{}", crate::allocations());
             continue;
         }
         let (way, in_flight, wait) = order(&line)?;

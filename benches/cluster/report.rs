@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::plot::Line;
+use crate::support::plot::Line;
 use crate::system::Figures;
 
 /// What is measured.
@@ -30,6 +30,21 @@ pub(crate) enum Path {
 }
 
 impl Path {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Floor,
+        Self::Local,
+        Self::LocalTwo,
+        Self::Naive,
+        Self::Erlang,
+        Self::ErlangBatched,
+        Self::Spread,
+        Self::Reads,
+    ];
+
+    pub(crate) fn is_erlang(self) -> bool {
+        matches!(self, Self::Erlang | Self::ErlangBatched)
+    }
+
     /// What the process with the clients calls it.
     pub(crate) fn order(self) -> &'static str {
         match self {
@@ -68,6 +83,7 @@ struct Row {
     p999_us: f64,
     cpu_us: f64,
     wire_bytes: f64,
+    allocations: Option<f64>,
     ratio_floor: Option<f64>,
     ratio_naive: Option<f64>,
     ratio_erlang: Option<f64>,
@@ -78,6 +94,8 @@ struct Row {
 #[derive(Default)]
 pub(crate) struct Report {
     figures: BTreeMap<(Path, usize), Vec<Figures>>,
+    /// Allocations per reward, where they were counted in another run.
+    counted: BTreeMap<(Path, usize), f64>,
 }
 
 impl Report {
@@ -86,6 +104,10 @@ impl Report {
             .entry((path, in_flight))
             .or_default()
             .push(figures);
+    }
+
+    pub(crate) fn count(&mut self, path: Path, in_flight: usize, allocations: f64) {
+        self.counted.insert((path, in_flight), allocations);
     }
 
     pub(crate) fn print(&self, json: bool) {
@@ -105,7 +127,7 @@ impl Report {
         }
         for (title, spread) in [("Rewards", false), ("Other ways to ask", true)] {
             println!(
-                "\n{title:<38}{:>9}{:>11}{:>8}{:>8}{:>8}{:>8}{:>7}{:>8}{:>8}{:>8}{:>9}",
+                "\n{title:<38}{:>9}{:>11}{:>8}{:>8}{:>8}{:>8}{:>7}{:>7}{:>8}{:>8}{:>8}{:>9}",
                 "in flight",
                 "per s",
                 "p50 us",
@@ -113,6 +135,7 @@ impl Report {
                 "p99.9",
                 "cpu us",
                 "wire",
+                "alloc",
                 "x floor",
                 "x naive",
                 "x erl",
@@ -121,8 +144,9 @@ impl Report {
             for row in rows(spread) {
                 let ratio =
                     |ratio: Option<f64>| ratio.map_or("-".to_owned(), |r| format!("{r:.2}"));
+                let count = |n: Option<f64>| n.map_or("-".to_owned(), |n| format!("{n:.1}"));
                 println!(
-                    "{:<38}{:>9}{:>11.0}{:>8.0}{:>8.0}{:>8.0}{:>8.2}{:>7.0}{:>8}{:>8}{:>8}{:>9}",
+                    "{:<38}{:>9}{:>11.0}{:>8.0}{:>8.0}{:>8.0}{:>8.2}{:>7.0}{:>7}{:>8}{:>8}{:>8}{:>9}",
                     row.path,
                     row.in_flight,
                     row.rewards_per_s,
@@ -131,6 +155,7 @@ impl Report {
                     row.p999_us,
                     row.cpu_us,
                     row.wire_bytes,
+                    count(row.allocations),
                     ratio(row.ratio_floor),
                     ratio(row.ratio_naive),
                     ratio(row.ratio_erlang),
@@ -169,11 +194,19 @@ impl Report {
             p999_us: of(|f| f.sample.p999 as f64),
             cpu_us: of(|f| f.cpu_us as f64 / f.sample.all()),
             wire_bytes: of(|f| f.wire_bytes as f64 / f.sample.all()),
+            allocations: self.allocations(path, in_flight),
             ratio_floor: ratio(Path::Floor),
             ratio_naive: ratio(Path::Naive),
             ratio_erlang: ratio(Path::Erlang),
             ratio_erlang_batched: ratio(Path::ErlangBatched),
         }
+    }
+
+    fn allocations(&self, path: Path, in_flight: usize) -> Option<f64> {
+        let figures = self.figures.get(&(path, in_flight))?;
+        let counted = figures.iter().find_map(|f| Some((f.allocations?, f)));
+        let here = counted.map(|(allocations, f)| allocations as f64 / f.sample.all());
+        here.or_else(|| self.counted.get(&(path, in_flight)).copied())
     }
 
     fn median(&self, path: Path, in_flight: usize, value: fn(&Figures) -> f64) -> Option<f64> {

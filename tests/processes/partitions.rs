@@ -54,36 +54,16 @@ fn a_node_that_is_frozen_only_for_a_moment_is_not_left_behind() {
 
 /// Nodes on machines of their own that serve as one cluster; none where that is not permitted.
 fn machines(names: &[&str]) -> Option<(Namespaces, Cluster)> {
-    let machines = match Namespaces::new(names) {
-        Ok(machines) => machines,
-        Err(reason) => {
+    // What is under way when a cable is pulled waits that long, and the shell with it.
+    let patience = |spec: Spec| spec.option("--call-timeout", "4000");
+    Cluster::on_machines(names, patience)
+        .inspect_err(|reason| {
             // Not with a macro: the test runner would keep it to itself.
             let skipped =
                 format!("\nSKIPPED, no network namespaces here (they need root): {reason}\n\n");
             let _ = std::io::stderr().write_all(skipped.as_bytes());
-            return None;
-        }
-    };
-    let cluster = Cluster::empty(Sandbox::new());
-    let spec = |name: &&str| {
-        let address = machines.address(name);
-        let spec = Spec::new(&format!("{name}@{address}")).listen((address, 21_500).into());
-        // What is under way when a cable is pulled waits that long, and the shell with it.
-        let mut spec = spec.option("--call-timeout", "4000");
-        spec.namespace = Some(machines.file(name));
-        spec
-    };
-    cluster.add_all(names.iter().map(spec));
-    for name in &names[1..] {
-        let peer = format!("connect {name}@{}", machines.address(name));
-        assert_eq!(
-            cluster.node(names[0]).ask(&peer),
-            "true",
-            "21500 is the default port"
-        );
-    }
-    cluster.wait_serving();
-    Some((machines, cluster))
+        })
+        .ok()
 }
 
 #[test]

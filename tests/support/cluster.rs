@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 
+use super::namespaces::Namespaces;
 use super::node::{Node, Spec, Whereis, lock};
 use super::sandbox::Sandbox;
 use super::{wait_for, wait_until};
@@ -59,6 +60,35 @@ impl Cluster {
         }
         cluster.wait_serving();
         cluster
+    }
+
+    /// The same, each on a machine of its own, whose cables can be pulled.
+    ///
+    /// # Errors
+    /// What this user or this system does not permit.
+    pub(crate) fn on_machines(
+        names: &[&str],
+        options: impl Fn(Spec) -> Spec,
+    ) -> Result<(Namespaces, Self), String> {
+        let machines = Namespaces::new(names)?;
+        let cluster = Self::empty(Sandbox::new());
+        cluster.add_all(names.iter().map(|name| {
+            let address = machines.address(name);
+            let spec = Spec::new(&format!("{name}@{address}")).listen((address, PORT).into());
+            let mut spec = options(spec);
+            spec.namespace = Some(machines.file(name));
+            spec
+        }));
+        for name in &names[1..] {
+            let peer = format!("connect {name}@{}", machines.address(name));
+            assert_eq!(
+                cluster.node(names[0]).ask(&peer),
+                "true",
+                "{PORT} is the default port"
+            );
+        }
+        cluster.wait_serving();
+        Ok((machines, cluster))
     }
 
     /// The node of that name, with a port of its own.

@@ -3,11 +3,11 @@
 //! ```text
 //!   measure PATH IN_FLIGHT MILLISECONDS  ->  sample COUNT UNCOUNTED ELAPSED_US P50 P99 P999
 //!   check                                ->  right, or wrong REASON
+//!   allocations                          ->  how many there were so far, or -
 //! ```
 //!
 //! Latencies are in microseconds. UNCOUNTED are the rewards that were answered before or after the measured time.
 
-use std::error::Error;
 use std::fmt;
 use std::io::BufRead;
 use std::str::FromStr;
@@ -20,7 +20,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{Notify, mpsc};
 
-pub(crate) type Res<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use super::{Failed, Res};
 
 /// How many players each path has.
 pub(crate) const PLAYERS: usize = 10_000;
@@ -66,7 +66,7 @@ impl fmt::Display for Sample {
 }
 
 impl FromStr for Sample {
-    type Err = Box<dyn Error + Send + Sync>;
+    type Err = Failed;
 
     fn from_str(line: &str) -> Res<Self> {
         let numbers: Vec<u64> = line

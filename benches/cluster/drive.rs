@@ -1,0 +1,111 @@
+//! The course of the bench.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::report::{Path, Report};
+use crate::support::Res;
+use crate::support::options::Options;
+use crate::support::plot::{self, Chart};
+use crate::system::System;
+use crate::{naive, node};
+
+const IN_FLIGHT: [usize; 4] = [1, 64, 1_024, 8_192];
+
+/// What a process of this bench does.
+pub(crate) async fn play(role: String) -> Res<()> {
+    let words: Vec<&str> = role.split(' ').collect();
+    match words[..] {
+        ["node", name, index, backups] => node::run(name, index.parse()?, backups.parse()?).await,
+        ["naive-keepers", port] => naive::keepers(port.parse()?).await,
+        ["naive-owner", port] => naive::owner(port.parse()?).await,
+        _ => Err(format!("no such role: {role}").into()),
+    }
+}
+
+pub(crate) fn drive() -> Res<()> {
+    let options = Options::parse(
+        &["--seconds", "--repeat", "--in-flight", "--plot"],
+        &["--json", "--allocations"],
+    )?;
+    let wait = Duration::from_secs(options.value("--seconds", 3)?);
+    let repeat: u64 = options.value("--repeat", 3)?;
+    let in_flights = options.list("--in-flight", &IN_FLIGHT)?;
+    // Nodes of their own: no surprise for those that run here already.
+    let dir = tempfile::tempdir()?;
+    let mut systems = vec![
+        System::nodes(dir.path(), "bench", 1)?,
+        System::nodes(dir.path(), "pair", 2)?,
+        System::naive(dir.path())?,
+    ];
+    if Command::new("erl").arg("-version").output().is_ok() {
+        systems.push(System::erlang(dir.path(), "plain")?);
+        systems.push(System::erlang(dir.path(), "batched")?);
+    } else {
+        eprintln!("no erl here: the two Erlang programs are left out (Debian: erlang-base)");
+    }
+    let mut report = Report::default();
+    for round in 1..=repeat {
+        for in_flight in &in_flights {
+            for system in &mut systems {
+                for path in system.paths {
+                    eprintln!("round {round} of {repeat}: {path}, {in_flight} in flight");
+                    let figures = system.measure(path.order(), *in_flight, wait)?;
+                    report.add(*path, *in_flight, figures);
+                }
+            }
+        }
+    }
+    for system in &mut systems {
+        system.check()?;
+    }
+    eprintln!("every total is right");
+    drop(systems);
+    if options.has("--allocations") {
+        count_allocations(&in_flights, &mut report)?;
+    }
+    report.print(options.has("--json"));
+    if let Some(file) = options.text("--plot") {
+        let chart = Chart {
+            x: "requests in flight",
+            y: "rewards per second",
+            lines: report.lines(),
+        };
+        plot::write(file, &[chart])?;
+    }
+    Ok(())
+}
+
+/// Asks the bench that counts.
+fn count_allocations(in_flights: &[usize], report: &mut Report) -> Res<()> {
+    let in_flights: Vec<String> = in_flights.iter().map(usize::to_string).collect();
+    eprintln!("counting allocations");
+    let counted = Command::new(env!("CARGO"))
+        .args(["bench", "--quiet", "--bench", "allocations", "--"])
+        .args([
+            "--json",
+            "--seconds",
+            "1",
+            "--in-flight",
+            &in_flights.join(","),
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
+    if !counted.status.success() {
+        return Err("the bench that counts allocations failed".into());
+    }
+    for line in String::from_utf8(counted.stdout)?.lines() {
+        let row: serde_json::Value = serde_json::from_str(line)?;
+        let path = Path::ALL
+            .into_iter()
+            .find(|path| row["path"] == path.to_string());
+        let (Some(path), Some(in_flight)) = (path, row["in_flight"].as_u64()) else {
+            return Err(format!("no such path: {line}").into());
+        };
+        if let Some(allocations) = row["allocations"].as_f64() {
+            report.count(path, usize::try_from(in_flight)?, allocations);
+        }
+    }
+    Ok(())
+}

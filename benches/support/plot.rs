@@ -1,0 +1,70 @@
+//! The plots of README.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::Res;
+
+/// One line: its name, and its points, ascending.
+pub(crate) type Line = (String, Vec<(f64, f64)>);
+
+/// What a chart shows. Both axes are logarithmic.
+pub(crate) struct Chart<'a> {
+    pub(crate) x: &'a str,
+    pub(crate) y: &'a str,
+    pub(crate) lines: Vec<Line>,
+}
+
+/// Writes the charts as an SVG file, one below the other.
+pub(crate) fn write(file: &str, charts: &[Chart<'_>]) -> Res<()> {
+    let height = 520 * u32::try_from(charts.len())?;
+    let area = SVGBackend::new(file, (900, height)).into_drawing_area();
+    area.fill(&WHITE)?;
+    for (chart, area) in charts.iter().zip(area.split_evenly((charts.len(), 1))) {
+        chart.draw(&area)?;
+    }
+    area.present()?;
+    Ok(())
+}
+
+impl Chart<'_> {
+    fn draw(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Res<()> {
+        let points = || self.lines.iter().flat_map(|(_, points)| points);
+        let bounds = |axis: fn(&(f64, f64)) -> f64| {
+            let (low, high) = (f64::INFINITY, 0.0);
+            points()
+                .map(axis)
+                .fold((low, high), |(low, high), x| (x.min(low), x.max(high)))
+        };
+        let (x, y) = (bounds(|p| p.0), bounds(|p| p.1));
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(70)
+            .build_cartesian_2d(
+                (x.0..x.1 * 1.1).log_scale(),
+                (y.0 * 0.7..y.1 * 1.5).log_scale(),
+            )?;
+        chart
+            .configure_mesh()
+            .x_desc(self.x)
+            .y_desc(self.y)
+            .light_line_style(WHITE)
+            .draw()?;
+        for (number, (name, points)) in self.lines.iter().enumerate() {
+            let colour = Palette99::pick(number).to_rgba();
+            let style = colour.stroke_width(2);
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE.mix(0.85))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
+        Ok(())
+    }
+}
