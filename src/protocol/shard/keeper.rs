@@ -18,8 +18,11 @@ impl Shard {
         out: &mut Vec<Effect>,
     ) {
         match self.slots.get(&key) {
+            // Late, of an owner that has put the actor to rest since: no acknowledgement is waited for.
+            Some(Slot::Own(own)) if (gen_, ver) < (own.gen_, own.ver) => return,
+            Some(Slot::Rec(rec)) if rec.gen_ > gen_ && rec.ver > ver => return,
             Some(Slot::Own(_)) => {
-                let rule = "I1': at most one node owns a key in an epoch";
+                let rule = "I1': at most one node owns a key at a time";
                 return out.push(Effect::Refused { from, rule });
             }
             Some(Slot::Rec(rec)) if rec.gen_ > gen_ => {
@@ -101,6 +104,7 @@ impl Shard {
         }
         if targets.iter().all(|t| acks.contains(t)) {
             self.unsettled.remove(key);
+            self.rested(key);
         }
     }
 
