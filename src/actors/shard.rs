@@ -28,6 +28,7 @@ use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
 use crate::wire::{self, CallFailure, Frame, Header};
 
+use super::idle::{Entry, Idle, Turn};
 use super::inbox::Wake;
 use super::load::Load;
 use super::outbox::Outbox;
@@ -118,6 +119,8 @@ pub(crate) struct ShardActor {
 struct Player {
     instance: u64,
     gen_: Epoch,
+    /// When it was started, or handled a request last.
+    used: Turn,
     /// None if its server type is not registered here.
     actor: Option<ActorRef<Run>>,
 }
@@ -131,6 +134,7 @@ pub(crate) struct State {
     calls: HashMap<u64, oneshot::Sender<Answer>>,
     locates: HashMap<u64, oneshot::Sender<Result<Option<Located>, Answer>>>,
     players: HashMap<Key, Player>,
+    idle: Idle,
     /// Which player an actor is, for the reports of its end.
     actors: HashMap<ActorId, (Key, u64)>,
     histories: HashMap<Key, History>,
@@ -181,6 +185,7 @@ impl Actor for ShardActor {
             calls: HashMap::new(),
             locates: HashMap::new(),
             players: HashMap::new(),
+            idle: Idle::new(self.shared.config.idle, Instant::now()),
             actors: HashMap::new(),
             histories: HashMap::new(),
             instances: 0,
@@ -349,7 +354,9 @@ impl ShardActor {
                 ran,
             } => {
                 let bytes = ran.weight();
-                if s.players.get(&key).is_some_and(|p| p.instance == instance) {
+                let player = s.players.get_mut(&key);
+                if let Some(player) = player.filter(|p| p.instance == instance) {
+                    player.used = s.idle.now();
                     self.step(myself, s, Input::Ran { key, gen_, ran });
                 }
                 self.load().outcome_taken(bytes);
@@ -384,6 +391,7 @@ impl ShardActor {
                     });
                 }
                 self.step(myself, s, Input::Tick);
+                self.rest(myself, s);
             }
             Item::Quiesce(port) => {
                 s.quiet = Some(port);
@@ -543,14 +551,44 @@ impl ShardActor {
         if let Some(actor) = &actor {
             s.actors.insert(actor.get_id(), (key.clone(), instance));
         }
+        let used = s.idle.now();
+        let entry = Entry {
+            key: key.clone(),
+            instance,
+        };
+        s.idle.watch(entry, used);
         s.players.insert(
             key,
             Player {
                 instance,
                 gen_,
+                used,
                 actor,
             },
         );
+    }
+
+    /// Players that nobody has asked for long go to rest.
+    fn rest(&self, myself: &ActorRef<Wake>, s: &mut State) {
+        for entry in s.idle.turn(Instant::now()) {
+            let gen_ = match s.players.get(&entry.key) {
+                Some(player) if player.instance != entry.instance => continue,
+                Some(player) if !s.idle.is_over(player.used) => {
+                    s.idle.watch(entry, player.used);
+                    continue;
+                }
+                Some(player) => Some(player.gen_),
+                // Its actor has ended, and nobody has asked it since.
+                None => s.machine.owns(&entry.key),
+            };
+            let Some(gen_) = gen_ else { continue };
+            let key = entry.key.clone();
+            self.step(myself, s, Input::Rest { key, gen_ });
+            if s.machine.owns(&entry.key).is_some() {
+                // It has something to do, or its part has.
+                s.idle.retry(entry);
+            }
+        }
     }
 
     fn verdict(&self, s: &mut State, key: &Key, abnormal: bool) -> Verdict {
