@@ -33,6 +33,9 @@ pub struct Config {
     pub on_possible_loss: OnPossibleLoss,
     /// How long a call waits for its reply until its outcome is unknown.
     pub call_timeout: Duration,
+    /// An actor that nobody has asked for that long goes to rest: it ends, its records stay, and the next request, on any
+    /// node, brings it back. Zero: none ever does.
+    pub idle: Duration,
     /// The most requests that wait on this node; further ones are refused as overloaded.
     pub waiting_max: usize,
     /// The most bytes of requests, replies and messages that wait on this node, in all its queues together; a request
@@ -59,6 +62,7 @@ impl Config {
             timings: Timings::default(),
             on_possible_loss: OnPossibleLoss::default(),
             call_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(600),
             waiting_max: 100_000,
             waiting_bytes_max: 256 * 1024 * 1024,
         }

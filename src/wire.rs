@@ -323,7 +323,10 @@ mod tests {
         let data = Bytes::from_static(b"state");
         let id = Some(RequestId(1 << 100));
         vec![
-            Msg::Claim { key: key("a") },
+            Msg::Claim {
+                key: key("a"),
+                rests: 3,
+            },
             Msg::Put {
                 key: key("b"),
                 gen_: Epoch(3),

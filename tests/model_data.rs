@@ -300,6 +300,239 @@ fn more_losses_than_backups_break_nothing_but_the_promise_to_keep() {
     );
 }
 
+/// One client, whose actor may go to rest whenever it is idle.
+const RESTED: Cfg = Cfg {
+    clients: 1,
+    rests: 1,
+    crashes: 0,
+    evicts: 0,
+    live_every: 1,
+    ..THREE
+};
+
+#[test]
+fn an_actor_at_rest_is_asked_again() {
+    holds(
+        &Cfg {
+            retries: 1,
+            ..RESTED
+        },
+        3_903,
+    );
+    holds(
+        &Cfg {
+            ops: 2,
+            slow_actor: true,
+            slow_puts: true,
+            ..RESTED
+        },
+        6_176,
+    );
+    holds(
+        &Cfg {
+            clients: 2,
+            reads: true,
+            lease: true,
+            ..RESTED
+        },
+        5_907,
+    );
+}
+
+#[test]
+fn an_actor_goes_to_rest_twice_in_one_epoch() {
+    holds(
+        &Cfg {
+            rests: 2,
+            ops: 2,
+            live_every: 4,
+            ..RESTED
+        },
+        21_088,
+    );
+}
+
+#[test]
+fn an_actor_goes_to_rest_beside_a_loss() {
+    holds(
+        &Cfg {
+            ops: 2,
+            crashes: 1,
+            evicts: 1,
+            live_every: 4,
+            ..RESTED
+        },
+        93_489,
+    );
+    holds(
+        &Cfg {
+            retries: 1,
+            evicts: 1,
+            live_every: 16,
+            ..RESTED
+        },
+        67_371,
+    );
+}
+
+#[test]
+fn an_actor_with_two_backups_goes_to_rest() {
+    holds(
+        &Cfg {
+            backups: 2,
+            init: set(&[0, 1, 2, 3]),
+            crashes: 1,
+            ..RESTED
+        },
+        2_647,
+    );
+}
+
+#[test]
+fn an_actor_goes_to_rest_beside_a_join_or_a_leave() {
+    holds(
+        &Cfg {
+            ops: 2,
+            live_every: 16,
+            init: joined_by(0).init,
+            joiners: set(&[0]),
+            joins: 1,
+            ..RESTED
+        },
+        117_175,
+    );
+    holds(
+        &Cfg {
+            ops: 2,
+            leaves: 1,
+            live_every: 16,
+            ..RESTED
+        },
+        121_433,
+    );
+}
+
+/// More of them at once: the same command.
+#[test]
+#[ignore = "minutes, and gigabytes of memory: the command is at the top of this file"]
+fn everything_at_rest_that_fits() {
+    let table = [
+        (
+            Cfg {
+                ops: 2,
+                rests: 2,
+                crashes: 1,
+                evicts: 1,
+                live_every: 64,
+                ..RESTED
+            },
+            411_769,
+        ),
+        (
+            Cfg {
+                retries: 1,
+                crashes: 1,
+                evicts: 1,
+                live_every: 64,
+                ..RESTED
+            },
+            114_377,
+        ),
+        (
+            Cfg {
+                retries: 1,
+                rests: 2,
+                live_every: 64,
+                ..RESTED
+            },
+            23_228,
+        ),
+        (
+            Cfg {
+                clients: 2,
+                crashes: 1,
+                evicts: 1,
+                live_every: 64,
+                ..RESTED
+            },
+            294_522,
+        ),
+        (
+            Cfg {
+                crashes: 1,
+                evicts: 1,
+                live_every: 64,
+                init: joined_by(0).init,
+                joiners: set(&[0]),
+                joins: 1,
+                ..RESTED
+            },
+            369_622,
+        ),
+        (
+            Cfg {
+                backups: 2,
+                init: set(&[0, 1, 2, 3]),
+                ops: 2,
+                live_every: 64,
+                ..RESTED
+            },
+            223_066,
+        ),
+        (
+            Cfg {
+                clients: 2,
+                rests: 2,
+                reads: true,
+                lease: true,
+                live_every: 64,
+                ..RESTED
+            },
+            37_082,
+        ),
+        (
+            Cfg {
+                ops: 2,
+                leaves: 1,
+                evicts: 1,
+                live_every: 64,
+                ..RESTED
+            },
+            751_439,
+        ),
+        (
+            Cfg {
+                ops: 2,
+                crashes: 1,
+                evicts: 1,
+                slow_actor: true,
+                slow_puts: true,
+                live_every: 64,
+                ..RESTED
+            },
+            228_212,
+        ),
+        (
+            Cfg {
+                ops: 2,
+                init: joined_by(1).init,
+                joiners: set(&[1]),
+                joins: 1,
+                ..RESTED
+            },
+            166_176,
+        ),
+    ];
+    let only: Option<usize> = std::env::var("ONLY").ok().and_then(|n| n.parse().ok());
+    for (_, (cfg, states)) in table
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| only.is_none_or(|only| only == *n))
+    {
+        holds(cfg, *states);
+    }
+}
+
 /// All configurations of the executable specification that fit into memory, and more of the real machine.
 #[test]
 #[ignore = "half an hour, and gigabytes of memory: the command is at the top of this file"]
@@ -477,6 +710,16 @@ mod defects {
         }
     }
 
+    /// Its actor goes to rest, and another client asks.
+    const RESTING: Cfg = Cfg {
+        rests: 1,
+        ops: 2,
+        crashes: 0,
+        evicts: 0,
+        live_every: 1,
+        ..ONE
+    };
+
     fn violates(check: &str, defect: Defect, cfg: Cfg) {
         let planted = defect.into();
         let found = explore_until(&Cfg { planted, ..cfg }, |invariant| invariant == check);
@@ -575,6 +818,7 @@ mod defects {
         };
         violates(I1_OWN, Defect::GrantIsAck, read);
     }
+
     #[test]
     fn an_actor_that_answers_what_is_not_backed_up_lets_a_read_be_forgotten() {
         let read = Cfg {
@@ -587,5 +831,37 @@ mod defects {
             ..ONE
         };
         violates(I2_ANSWER, Defect::ReadAhead, read);
+    }
+
+    #[test]
+    fn a_record_at_rest_dropped_before_the_others_have_it_is_lost() {
+        let crash = Cfg {
+            ops: 1,
+            crashes: 1,
+            ..RESTING
+        };
+        violates(I2_DURABLE, Defect::RestWithoutAcks, crash);
+    }
+
+    #[test]
+    fn an_actor_that_rests_without_a_version_of_its_own_is_never_served_again() {
+        violates(I4, Defect::RestSameVersion, RESTING);
+    }
+
+    #[test]
+    fn a_grant_of_before_the_rest_makes_two_owners() {
+        violates(I1_OWN, Defect::GrantBeforeRest, RESTING);
+    }
+
+    #[test]
+    fn a_grant_of_before_the_rest_forgets_what_was_acknowledged() {
+        violates(
+            I2_ANSWER,
+            Defect::GrantBeforeRest,
+            Cfg {
+                rests: 2,
+                ..RESTING
+            },
+        );
     }
 }

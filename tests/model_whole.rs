@@ -19,6 +19,7 @@ const NOTHING: Budget = Budget {
     cuts: 0,
     forgets: 0,
     leaves: 0,
+    rests: 0,
     connects: &[],
 };
 
@@ -222,6 +223,25 @@ fn a_node_leaves() {
         },
         &[goals::ANSWERED, goals::LEFT],
         10_633,
+    );
+}
+
+#[test]
+fn an_actor_rests_between_two_requests_beside_a_crash() {
+    let budget = Budget {
+        requests: 2,
+        rests: 1,
+        crashes: 1,
+        ..NOTHING
+    };
+    holds(
+        &Cfg {
+            budget,
+            ticks: 18,
+            ..THREE
+        },
+        &[goals::ANSWERED, goals::RECOVERED],
+        70_450,
     );
 }
 

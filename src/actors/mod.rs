@@ -2,6 +2,7 @@
 //! keeper, its replicator, and the supervisor of its players), and one for each player.
 
 pub(crate) mod calls;
+mod idle;
 pub(crate) mod inbox;
 pub(crate) mod lease;
 pub(crate) mod load;

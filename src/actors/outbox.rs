@@ -24,7 +24,7 @@ enum Ask {
 impl Ask {
     fn of(msg: &Msg) -> Option<Self> {
         match msg {
-            Msg::Claim { key } => Some(Self::Claim(key.clone())),
+            Msg::Claim { key, .. } => Some(Self::Claim(key.clone())),
             Msg::Hold { key, .. } => Some(Self::Hold(key.clone())),
             Msg::Forward { token, .. } => Some(Self::Forward(*token)),
             Msg::Locate { token, .. } => Some(Self::Locate(*token)),

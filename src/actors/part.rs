@@ -8,7 +8,7 @@
 //! ```
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
@@ -20,6 +20,7 @@ use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
 use crate::protocol::view::View;
 
 use super::calls::{Calls, Port, Refused};
+use super::idle::Turn;
 use super::lease::Lease;
 use super::load::Load;
 use super::player::Run;
@@ -34,6 +35,8 @@ pub(crate) struct Part {
     /// Most requests that may wait for one player.
     key_max: usize,
     pub(crate) lease: Arc<Lease>,
+    /// The part's clock of idle players.
+    pub(crate) turn: AtomicU64,
 }
 
 /// The players that take requests directly.
@@ -53,6 +56,7 @@ impl Part {
             residents: RwLock::default(),
             key_max: key_max(waiting_max),
             lease,
+            turn: AtomicU64::new(0),
         }
     }
 
@@ -176,6 +180,8 @@ pub(crate) struct Gate {
     /// Requests that it was given directly and has not handled.
     waiting: AtomicUsize,
     open: AtomicBool,
+    /// When it was started, or handled a request last.
+    used: AtomicU64,
     /// In which view the keepers have which version.
     backed_up: Mutex<Option<(ClusterId, Epoch, u64)>>,
 }
@@ -187,8 +193,19 @@ impl Gate {
             part,
             waiting: AtomicUsize::new(0),
             open: AtomicBool::new(true),
+            used: AtomicU64::new(0),
             backed_up: Mutex::new(None),
         }
+    }
+
+    /// The player is used now.
+    pub(crate) fn set_used(&self) {
+        self.used.store(self.part.turn.load(Relaxed), Relaxed);
+    }
+
+    /// When it was used last.
+    pub(crate) fn used(&self) -> Turn {
+        self.used.load(Relaxed)
     }
 
     /// Whether the part counts what the player does.

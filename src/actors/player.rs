@@ -168,6 +168,7 @@ impl<G: GenServer> Player<G> {
             ..
         } = &self.start;
         let part = &gate.part;
+        gate.set_used();
         let item = match (run, ran) {
             (Run::Given(_), ran) => {
                 part.load.outcome(ran.weight());

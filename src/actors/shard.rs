@@ -13,6 +13,7 @@ use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
 use crate::wire::{self, CallFailure, Frame, Header, Puts, Read, Taken};
 
+use super::idle::{Entry, Idle};
 use super::inbox::Wake;
 use super::outbox::Outbox;
 use super::part::{Gate, Part};
@@ -139,6 +141,7 @@ pub(crate) struct State {
     /// How many frames were sent that the peer is to say of that it took them in.
     frames: u64,
     players: HashMap<Key, Player, BuildHasherDefault<KeyHasher>>,
+    idle: Idle,
     /// Which player an actor is, for the reports of its end.
     actors: HashMap<ActorId, (Key, u64)>,
     histories: HashMap<Key, History>,
@@ -205,6 +208,7 @@ impl Actor for ShardActor {
             outboxes: Vec::new(),
             frames: 0,
             players: HashMap::default(),
+            idle: Idle::new(self.shared.config.idle, Instant::now()),
             actors: HashMap::new(),
             histories: HashMap::new(),
             instances: 0,
@@ -442,6 +446,7 @@ impl ShardActor {
                     });
                 }
                 self.step(myself, s, Input::Tick);
+                self.rest(myself, s);
             }
             Item::Quiesce(port) => {
                 s.quiet = Some(port);
@@ -594,6 +599,15 @@ impl ShardActor {
             s.actors.insert(actor.get_id(), (key.clone(), instance));
             self.part().settle_in(Arc::clone(&gate), actor.clone());
         }
+        let used = s.idle.now();
+        gate.set_used();
+        s.idle.watch(
+            Entry {
+                key: key.clone(),
+                instance,
+            },
+            used,
+        );
         let player = Player {
             instance,
             gen_,
@@ -602,6 +616,31 @@ impl ShardActor {
         };
         if let Some(before) = s.players.insert(key, player) {
             self.part().move_out(&before.gate);
+        }
+    }
+
+    /// Players that nobody has asked for long go to rest.
+    fn rest(&self, myself: &ActorRef<Wake>, s: &mut State) {
+        let due = s.idle.turn(Instant::now());
+        self.part().turn.store(s.idle.now(), Ordering::Relaxed);
+        for entry in due {
+            let gen_ = match s.players.get(&entry.key) {
+                Some(player) if player.instance != entry.instance => continue,
+                Some(player) if !s.idle.is_over(player.gate.used()) => {
+                    s.idle.watch(entry, player.gate.used());
+                    continue;
+                }
+                Some(player) => Some(player.gen_),
+                // Its actor has ended, and nobody has asked it since.
+                None => s.machine.owns(&entry.key),
+            };
+            let Some(gen_) = gen_ else { continue };
+            let key = entry.key.clone();
+            self.step(myself, s, Input::Rest { key, gen_ });
+            if s.machine.owns(&entry.key).is_some() {
+                // It has something to do, or its part has.
+                s.idle.retry(entry);
+            }
         }
     }
 

@@ -57,6 +57,12 @@ defects! {
     RegrantUnconfirmed,
     /// The owner takes the grant for the acknowledgement of the home's copy.
     GrantIsAck,
+    /// A node that puts an actor to rest drops its own copy before the others are acknowledged.
+    RestWithoutAcks,
+    /// The record of an actor at rest has the version that its owner put last.
+    RestSameVersion,
+    /// A node takes a grant that answers a claim from before it put the actor to rest.
+    GrantBeforeRest,
 
     /// Those that live suffice to decide if all the others are known dead, however many these are.
     UnboundedDead,
@@ -163,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_defect_is_found_by_its_name() {
-        assert_eq!(Defect::ALL.len(), 28);
+        assert_eq!(Defect::ALL.len(), 31);
         for defect in Defect::ALL {
             assert_eq!(format!("{defect:?}").parse(), Ok(*defect));
         }

@@ -18,7 +18,7 @@
 //!
 //! **Directory.** Only the home answers claims, and only with authority: it was the home in every view since, and
 //! including, the last one whose barrier it completed. A grant is not an acknowledgement of a copy; the owner
-//! confirms it with a put.
+//! confirms it with a put. A node that has put the actor to rest claims it again like any other.
 //!
 //! **A new view.** An owner puts its state to the keepers that lack it; a record without a live, confirmed owner is
 //! passed on to where such records live; whoever has all its acknowledgements says *done* to all. When everybody's
@@ -54,6 +54,12 @@
 //! - A lease is of one view: a part answers only when it has installed the view that the node is leased in. The parts
 //!   hear of views and of evictions later than the membership, and what they own may be another's by then.
 //! - Where only one member is active no copies can be made: its barrier completes, and it answers nobody.
+//! - An actor that nobody asks for long goes to rest, when its keepers have its state and the barrier is complete: its
+//!   owner becomes a record without an owner, one version later, and sends Holds to the first `backups + 1` until all of
+//!   them have acknowledged; only then a surplus record is dropped. From then on 'at most one owner in an epoch' (I1,
+//!   I1') reads 'at a time': versions, not epochs alone, tell which of two owners of one epoch is the later one.
+//! - A claim says how many actors its sender has put to rest, and the grant repeats that: a grant of before a rest is
+//!   void. The argument is in `shard/rest.rs`.
 
 pub mod agreement;
 #[doc(hidden)]

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The parts of a node are independent instances of the data protocol: each has its own barrier. This file
-//! holds the state and the dispatch; `owner`, `directory`, `keeper` and `barrier`
+//! holds the state and the dispatch; `owner`, `directory`, `keeper`, `barrier` and `rest`
 //! hold the rules.
 
 mod barrier;
@@ -20,6 +20,7 @@ mod held;
 mod inspect;
 mod keeper;
 mod owner;
+mod rest;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -114,6 +115,8 @@ pub enum Msg {
     Claim {
         /// The key.
         key: Key,
+        /// How many actors the sender had put to rest when it began to want this one.
+        rests: u64,
     },
     /// From the home: that member owns it.
     OwnerIs {
@@ -132,6 +135,8 @@ pub enum Msg {
         ver: u64,
         /// The state; empty if there never was one.
         data: Bytes,
+        /// The number in the claim that this answers.
+        rests: u64,
     },
     /// From the owner to its keepers: the state to keep.
     Put {
@@ -291,6 +296,13 @@ pub enum Input {
         /// The generation of the actor.
         gen_: Epoch,
     },
+    /// Nobody has asked the actor for long: it may go to rest.
+    Rest {
+        /// The key.
+        key: Key,
+        /// The generation of the actor.
+        gen_: Epoch,
+    },
     /// A message of a peer.
     Message {
         /// Who sent it.
@@ -350,7 +362,7 @@ pub enum Effect {
         /// The request.
         request: Request,
     },
-    /// End the actor: it lives elsewhere now.
+    /// End the actor: it lives elsewhere now, or is at rest.
     Stop {
         /// The key.
         key: Key,
@@ -458,6 +470,8 @@ enum Slot {
 struct Wanted {
     pending: VecDeque<Pending>,
     claimed_at: u64,
+    /// How many actors had been put to rest here when the first of these requests came.
+    rests: u64,
 }
 
 /// A request that another node handles.
@@ -483,7 +497,8 @@ pub struct Shard {
     placement: Placement,
     /// The placements installed since the last complete barrier, that one first; empty before the first.
     lineage: Vec<Placement>,
-    /// Keys whose copies of this epoch are not in place yet; for a record, who acknowledged the Hold.
+    /// Keys whose copies of this epoch are not in place yet; for a record, who acknowledged the Hold. When this node is
+    /// done with the sync, only actors that go to rest are left.
     unsettled: BTreeMap<Key, Vec<NodeId>>,
     done_sent: bool,
     done_from: BTreeSet<NodeId>,
@@ -500,7 +515,9 @@ pub struct Shard {
     lagging: Vec<Key>,
     parked: Vec<(NodeId, Epoch, Msg)>,
     /// Claims of this epoch that came before this node had authority.
-    early: BTreeSet<(NodeId, Key)>,
+    early: BTreeMap<(NodeId, Key), u64>,
+    /// How many actors were put to rest here: see `rest`.
+    rests: u64,
 
     books: Books,
     /// The bytes of `parked`.
@@ -537,7 +554,8 @@ impl Shard {
             locating: BTreeMap::new(),
             lagging: Vec::new(),
             parked: Vec::new(),
-            early: BTreeSet::new(),
+            early: BTreeMap::new(),
+            rests: 0,
             books: Books::default(),
             parked_bytes: 0,
             next_token: 0,
@@ -583,6 +601,7 @@ impl Shard {
             Input::Ran { key, gen_, ran } => self.ran(leased, &key, gen_, ran, out),
             Input::Exited { key, gen_, again } => self.exited(&key, gen_, again, out),
             Input::Restart { key, gen_ } => self.restart(&key, gen_, out),
+            Input::Rest { key, gen_ } => self.rest(&key, gen_, out),
             Input::Message { from, epoch, msg } => self.message(leased, from, epoch, msg, out),
             Input::Install(view) => self.install(leased, view, out),
             Input::Tick => {
@@ -755,14 +774,15 @@ impl Shard {
             return out.push(Effect::Refused { from, rule });
         }
         match msg {
-            Msg::Claim { key } => self.claim(from, key, out),
+            Msg::Claim { key, rests } => self.claim(from, key, rests, out),
             Msg::OwnerIs { key, owner } => self.owner_is(&key, &owner, out),
             Msg::Grant {
                 key,
                 gen_,
                 ver,
                 data,
-            } => self.grant(key, gen_, ver, data, out),
+                rests,
+            } => self.grant(key, gen_, ver, data, rests, out),
             Msg::Put {
                 key,
                 gen_,

@@ -90,14 +90,25 @@ fn some_data(dice: &mut Dice) -> Bytes {
 /// Changes one part of a message.
 fn twist(dice: &mut Dice, msg: &mut Msg, all: &[Key]) {
     match msg {
-        Msg::Claim { key } | Msg::OwnerIs { key, .. } => *key = some_key(dice, all),
+        Msg::OwnerIs { key, .. } => *key = some_key(dice, all),
+        Msg::Claim { key, rests } => match dice.between(0, 2) {
+            0 => *key = some_key(dice, all),
+            _ => *rests = number(dice, *rests),
+        },
         Msg::Grant {
             key,
             gen_,
             ver,
             data,
-        }
-        | Msg::Put {
+            rests,
+        } => match dice.between(0, 5) {
+            0 => *key = some_key(dice, all),
+            1 => *gen_ = Epoch(number(dice, gen_.0)),
+            2 => *ver = number(dice, *ver),
+            3 => *rests = number(dice, *rests),
+            _ => *data = some_data(dice),
+        },
+        Msg::Put {
             key,
             gen_,
             ver,
@@ -166,13 +177,14 @@ fn made_up(dice: &mut Dice, keys: &[Key], nodes: &[NodeId]) -> Msg {
     let token = number(dice, 3);
     let node = dice.pick(nodes).expect("there are nodes");
     match dice.between(0, 12) {
-        0 => Msg::Claim { key },
+        0 => Msg::Claim { key, rests: token },
         1 => Msg::OwnerIs { key, owner: node },
         2 => Msg::Grant {
             key,
             gen_,
             ver,
             data,
+            rests: token,
         },
         3 => Msg::Put {
             key,

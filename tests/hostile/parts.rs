@@ -127,7 +127,13 @@ impl World {
                 self.step(n, Input::Locate { token, key });
             }
             89..91 => self.crash(n),
-            91..93 => {
+            91 => {
+                let key = self.key();
+                if let Some(gen_) = self.nodes[n].shard.owns(&key) {
+                    self.step(n, Input::Rest { key, gen_ });
+                }
+            }
+            92 => {
                 self.nodes[n].leased = self.dice.percent(70);
                 self.step(n, Input::Leased);
             }

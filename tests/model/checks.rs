@@ -219,6 +219,17 @@ impl Model for Cfg {
                 },
             ));
         }
+        if self.rests > 0 && self.clients * self.ops + self.retries > 1 {
+            checks.push(Property::<Self>::sometimes(
+                "an actor at rest wakes on another node in the same epoch",
+                |cfg: &Cfg, w| {
+                    let woken = |(_, node): (u8, &Node)| {
+                        node.own().is_some() && node.shard.rests() == 0 && w.acked != 0
+                    };
+                    w.last == 1 && w.rests < cfg.rests && w.living().any(woken)
+                },
+            ));
+        }
         if self.live_every > 0 {
             checks.push(Property::<Self>::always(I4, |cfg: &Cfg, w| {
                 w.flags != 0 || !is_sample(w, cfg.live_every) || heals(cfg, w).is_ok()

@@ -25,6 +25,9 @@ impl Cfg {
             if !node.running.is_empty() {
                 acts.push(Action::Run(n));
             }
+            if w.rests > 0 && node.may_rest() {
+                acts.push(Action::Rest(n));
+            }
             acts.extend(iter(node.due).map(|to| Action::PutNow { from: n, to }));
             acts.extend(
                 (epoch + 1..=w.last)
@@ -161,6 +164,10 @@ impl Cfg {
                 next.leaving |= bit(m);
                 w.decide(next);
             }
+            Action::Rest(n) => {
+                w.rests -= 1;
+                self.rest(&mut w, n);
+            }
             Action::Exit(n) => {
                 // Its barrier completed: what it held is elsewhere, so this is no loss.
                 w.nodes[usize::from(n)] = None;
@@ -200,4 +207,5 @@ fn complete_matters(w: &World, n: u8, backups: u32) -> bool {
     view.home() == Some(n) && !node.shard.speaks_for(&KEY)
         || !has(view.top(backups), n) && node.rec().is_some()
         || has(view.leaving, n)
+        || w.rests > 0 && node.own().is_some()
 }

@@ -36,6 +36,24 @@ impl Cfg {
         self.step(w, node, Input::Install(view));
     }
 
+    /// Nobody asks the actor of a node for a while.
+    pub fn rest(&self, w: &mut World, n: u8) {
+        let Some((at, _)) = w.node(n).and_then(Node::own) else {
+            return;
+        };
+        // All that it answered is answered: another node may be next.
+        let epoch = w.node(n).map_or(0, Node::epoch);
+        w.acker[usize::from(epoch)].take_if(|acker| *acker == n);
+        self.step(
+            w,
+            n,
+            Input::Rest {
+                key: KEY.clone(),
+                gen_: Epoch(at.gen_.into()),
+            },
+        );
+    }
+
     /// Whether the machine would take the packet now or could later; stale ones are answered with a view.
     pub fn is_deliverable(&self, w: &World, p: &Packet) -> bool {
         let Some(node) = w.node(p.to) else {
@@ -51,7 +69,7 @@ impl Cfg {
                 self.planted.has(Defect::NoEpochCheckOnPut)
             }
             Content::Grant { .. } => self.planted.has(Defect::LateGrant),
-            Content::Claim
+            Content::Claim { .. }
             | Content::OwnerIs { .. }
             | Content::Hold { .. }
             | Content::HoldAck { .. }
@@ -79,6 +97,9 @@ impl Cfg {
             if !known {
                 w.flags |= flags::SURPRISE;
             }
+        }
+        if matches!(p.content, Content::OwnerIs { .. }) && self.rests > 0 {
+            w.net.retain(|other| *other != p);
         }
         self.step(w, p.to, p.input());
     }
@@ -234,7 +255,7 @@ impl Cfg {
                     to,
                     content,
                 };
-                if matches!(content, Content::HoldAck { .. }) {
+                if matches!(content, Content::HoldAck { .. }) && self.rests == 0 {
                     if w.node(to).is_some_and(|node| node.epoch() == epoch) {
                         events.push_back((to, Event::Input(packet.input())));
                     }

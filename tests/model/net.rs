@@ -224,9 +224,9 @@ impl Version {
 /// A message as the network of the model keeps it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Content {
-    Claim,
+    Claim { rests: u8 },
     OwnerIs { owner: u8 },
-    Grant { at: Version, val: Val },
+    Grant { at: Version, val: Val, rests: u8 },
     Put { at: Version, val: Val },
     PutAck { at: Version },
     Hold { at: Version, val: Val },
@@ -239,15 +239,22 @@ impl Content {
     /// What the machine said; none for what the model does not play (`Done` is kept apart, nobody locates).
     pub fn of(msg: &Msg) -> Option<Self> {
         Some(match msg {
-            Msg::Claim { .. } => Self::Claim,
+            Msg::Claim { rests, .. } => Self::Claim {
+                rests: *rests as u8,
+            },
             Msg::OwnerIs { owner, .. } => Self::OwnerIs {
                 owner: index(owner),
             },
             Msg::Grant {
-                gen_, ver, data, ..
+                gen_,
+                ver,
+                data,
+                rests,
+                ..
             } => Self::Grant {
                 at: Version::of(*gen_, *ver),
                 val: Val::decode(data),
+                rests: *rests as u8,
             },
             Msg::Put {
                 gen_, ver, data, ..
@@ -300,16 +307,20 @@ impl Content {
             }
         };
         match self {
-            Self::Claim => Msg::Claim { key },
+            Self::Claim { rests } => Msg::Claim {
+                key,
+                rests: rests.into(),
+            },
             Self::OwnerIs { owner } => Msg::OwnerIs {
                 key,
                 owner: id(owner),
             },
-            Self::Grant { at, val } => Msg::Grant {
+            Self::Grant { at, val, rests } => Msg::Grant {
                 key,
                 gen_: at.epoch(),
                 ver: at.ver.into(),
                 data: data(val),
+                rests: rests.into(),
             },
             Self::Put { at, val } => Msg::Put {
                 key,

@@ -60,6 +60,9 @@ impl Cfg {
     pub(super) fn may_matter(&self, w: &World, p: &Packet) -> bool {
         let Some(to) = w.node(p.to) else { return false };
         let now = to.epoch() == p.epoch;
+        // Where actors go to rest, an owner of this epoch can become its owner again.
+        let rests = self.rests > 0;
+        let may_rest = w.rests > 0;
         if to.epoch() > p.epoch && !self.takes_stale(&p.content) {
             return false;
         }
@@ -68,20 +71,22 @@ impl Cfg {
             Content::PutAck { at } => {
                 to.own().is_some_and(|(own, _)| own.gen_ == at.gen_)
                     && acked(to, p.from) < Some(at.ver)
+                    || rests && (may_rest || to.own().is_none())
             }
-            Content::Grant { .. } => to.own().is_none(),
-            Content::Claim => from.is_none_or(|from| from.own().is_none()),
+            Content::Grant { .. } => may_rest || to.own().is_none(),
+            Content::Claim { .. } => may_rest || from.is_none_or(|from| from.own().is_none()),
             Content::Put { at, .. } => {
                 let Some((rec, _, owner, confirmed)) = to.rec() else {
                     return true;
                 };
-                let stale = rec.gen_ == at.gen_ && rec.ver > at.ver;
+                let stale =
+                    (rec.gen_ == at.gen_ || rests && rec.gen_ > at.gen_) && rec.ver > at.ver;
                 let kept = rec == at && owner == Some(p.from) && confirmed;
                 let counted = from.is_some_and(|from| {
                     from.own().is_some_and(|(own, _)| own.gen_ == at.gen_)
                         && acked(from, p.to) >= Some(at.ver)
                 });
-                !(now && (stale || kept && counted))
+                !(now && (stale || kept && counted && !may_rest))
             }
             Content::Hold { at, .. } => {
                 let merged = to.own().is_some_and(|(own, _)| own >= at)
@@ -95,6 +100,14 @@ impl Cfg {
                             .is_some_and(|by| !by.contains(&id(p.to)))
                 });
                 !(now && merged && !counts)
+            }
+            // Acknowledged is a version of its own: no later Hold has it again.
+            Content::HoldAck { at } if rests && now => {
+                to.rec().is_some_and(|(rec, ..)| rec == at)
+                    && to
+                        .shard
+                        .held_by(&KEY)
+                        .is_some_and(|by| !by.contains(&id(p.from)))
             }
             Content::OwnerIs { .. }
             | Content::HoldAck { .. }

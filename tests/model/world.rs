@@ -2,8 +2,11 @@
 //!
 //! Reductions, each of which leaves out only what another path of the model has too:
 //! - the last missing `Done` is the one that matters, so one action delivers all of them ([`Action::Complete`]);
-//! - a `HoldAck` arrives at once: its delay could only delay the receiver's own `Done`, which may be late by itself;
+//! - a `HoldAck` arrives at once where no actor goes to rest: its delay could only delay the receiver's own `Done`, which
+//!   may be late by itself;
 //! - a forwarded request and its answer arrive at once if the receiver is in the same epoch, else when it gets there;
+//! - where actors go to rest, an `OwnerIs` arrives once for each time that it is sent: each may send a request one node
+//!   further, and if it came for ever, the request would go in circles for ever;
 //! - messages that can never again have an effect are dropped, so that equal futures are one state.
 
 use std::collections::VecDeque;
@@ -38,6 +41,8 @@ pub struct Cfg {
     pub evicts: u8,
     pub joins: u8,
     pub leaves: u8,
+    /// How often an idle actor goes to rest.
+    pub rests: u8,
     /// No more losses between two complete syncs than there are backups.
     pub constrained: bool,
     /// The operations of client 1 are reads.
@@ -69,6 +74,7 @@ impl Cfg {
         evicts: 1,
         joins: 0,
         leaves: 0,
+        rests: 0,
         constrained: true,
         reads: false,
         lease: false,
@@ -152,6 +158,12 @@ impl Node {
             .map(|(gen_, ver, data)| (Version::of(gen_, ver), Val::decode(data)))
     }
 
+    /// Whether its actor can go to rest.
+    pub fn may_rest(&self) -> bool {
+        let gen_ = self.shard.owns(&KEY);
+        gen_.is_some_and(|gen_| self.shard.may_rest(&KEY, gen_))
+    }
+
     /// Version, state and owner, if this node keeps a record; and whether it is confirmed.
     pub fn rec(&self) -> Option<(Version, Val, Option<u8>, bool)> {
         self.shard
@@ -183,9 +195,9 @@ impl Hash for Node {
 
 /// What was seen to be wrong; a state with a flag is a counterexample.
 pub mod flags {
-    /// I1: two nodes answered writes in one epoch.
+    /// I1: two nodes answered writes in one epoch, and neither had put the actor to rest before.
     pub const TWO_ACKERS: u8 = 1;
-    /// I1': two nodes own the key in one epoch.
+    /// I1': two nodes own the key in one epoch at one time.
     pub const TWO_OWNERS: u8 = 2;
     /// I2: an answer misses something that was acknowledged before.
     pub const LOST: u8 = 4;
@@ -213,7 +225,9 @@ pub struct World {
     pub evicts: u8,
     pub joins: u8,
     pub leaves: u8,
+    pub rests: u8,
     pub acked: Set,
+    /// By epoch: who answers writes, until the actor goes to rest there.
     pub acker: [Option<u8>; EPOCHS],
     /// Lost since the last complete sync.
     pub lost: Set,
@@ -259,6 +273,8 @@ pub enum Action {
     Replace(u8, u8),
     Leave(u8),
     Exit(u8),
+    /// The actor goes to rest.
+    Rest(u8),
 }
 
 /// Something that happens to a node within one action.
@@ -301,6 +317,7 @@ impl Cfg {
             evicts: self.evicts,
             joins: self.joins,
             leaves: self.leaves,
+            rests: self.rests,
             acked: 0,
             acker: [None; EPOCHS],
             lost: 0,

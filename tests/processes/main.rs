@@ -15,6 +15,7 @@ mod nemesis;
 mod partitions;
 mod players;
 mod refusals;
+mod resting;
 mod starting;
 mod strangers;
 mod terminal;

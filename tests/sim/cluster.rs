@@ -20,6 +20,9 @@ use super::process::*;
 /// Without a lease for that long, a node gives back what waits.
 const SUSPENDED_AFTER: u64 = 1_000;
 
+/// In how many percent of the ticks an idle actor goes to rest, by the run.
+const RESTS: [u64; 4] = [0, 1, 5, 30];
+
 /// What happens.
 #[derive(Debug)]
 pub enum Event {
@@ -129,6 +132,8 @@ pub struct Cluster {
     pub(super) sequence: u64,
     pub(super) events: BTreeMap<(u64, u64), Event>,
     pub dice: Dice,
+    /// Who goes to rest.
+    pub(super) naps: Dice,
     pub plan: Plan,
     pub network: Network,
     pub processes: BTreeMap<u64, Process>,
@@ -147,12 +152,16 @@ pub struct Cluster {
 impl Cluster {
     pub fn new(seed: u64, planted: Planted, traced: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let plan = Plan::new(&mut dice, planted);
+        let mut plan = Plan::new(&mut dice, planted);
+        // From dice of their own: a seed without rests is the run that it always was, and those that once failed are.
+        let mut naps = Dice::new(seed ^ 0x7e570f);
+        plan.rests = naps.pick(&RESTS).unwrap_or_default();
         Self {
             now: 0,
             sequence: 0,
             events: BTreeMap::new(),
             dice,
+            naps,
             network: Network::new(),
             processes: BTreeMap::new(),
             next_process: 1,
@@ -233,6 +242,7 @@ impl Cluster {
                 process.told.clear();
                 for part in 0..process.parts.len() {
                     self.part(p, part, Input::Tick);
+                    self.doze(p, part);
                 }
                 self.after(PARTS_TICK, Event::PartsTick(p));
             }

@@ -509,6 +509,29 @@ impl Cluster {
         None
     }
 
+    /// Actors that nobody asks go to rest, now or later.
+    pub(super) fn doze(&mut self, p: u64, part: usize) {
+        let Some(shard) = self.processes.get(&p).map(|p| &p.parts[part]) else {
+            return;
+        };
+        let idle = |key: &Key| {
+            let gen_ = shard.owns(key)?;
+            shard.may_rest(key, gen_).then(|| (key.clone(), gen_))
+        };
+        let idle: Vec<(Key, Epoch)> = shard.owned().filter_map(|(key, ..)| idle(key)).collect();
+        for (key, gen_) in idle {
+            if self.plan.rests > 0 && self.naps.percent(self.plan.rests) {
+                self.count("rests");
+                let Some(process) = self.processes.get(&p) else {
+                    return;
+                };
+                let (view, id) = (process.parts[part].view(), &process.lives[part]);
+                self.books.rests(view, &key, id);
+                self.part(p, part, Input::Rest { key, gen_ });
+            }
+        }
+    }
+
     /// An actor is gone: its supervisor restarts it, or the next request does.
     fn actor_ended(&mut self, p: u64, part: usize, key: Key, gen_: Epoch) {
         let again = self.dice.percent(50);

@@ -32,6 +32,8 @@ pub struct Plan {
     /// How slow actors are at worst, in milliseconds, and how often one of them ends, in percent.
     pub actor_delay_max: u64,
     pub actor_ends: u64,
+    /// How often an actor that may go to rest does so at a tick, in percent.
+    pub rests: u64,
     /// All clocks are right, or each has a rate of its own.
     drifts: bool,
 }
@@ -67,6 +69,7 @@ impl Plan {
             witnessed: dice.pick(&[0, 50, 90]).unwrap_or_default(),
             actor_delay_max: dice.pick(&[1, 3, 20, 200]).unwrap_or_default(),
             actor_ends: dice.pick(&[0, 0, 1, 5]).unwrap_or_default(),
+            rests: 0,
             drifts: dice.percent(50),
         }
     }

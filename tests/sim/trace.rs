@@ -31,6 +31,7 @@ pub fn input(input: &Input) -> Option<String> {
         | Input::Cancel { .. }
         | Input::Exited { .. }
         | Input::Restart { .. }
+        | Input::Rest { .. }
         | Input::Linked
         | Input::Leased
         | Input::Quiesce => format!("{input:?}"),

@@ -24,6 +24,7 @@ pub enum Action {
     Connect(Place, Place),
     Forget(Place, Place),
     Leave(Place),
+    Rest(Place),
 }
 
 impl Cfg {
@@ -180,6 +181,13 @@ impl Model for Cfg {
             if b.leaves > 0 && self.may_lose(w) {
                 acts.extend(living().map(Action::Leave));
             }
+            if b.rests > 0 {
+                let idle = |(p, n): (Place, &Node)| {
+                    let gen_ = n.shard.owns(&key())?;
+                    n.shard.may_rest(&key(), gen_).then_some(Action::Rest(p))
+                };
+                acts.extend(w.living().filter_map(idle));
+            }
             let open = b.connects.iter().filter(|c| !w.ordered.contains(c));
             acts.extend(open.map(|(a, b)| Action::Connect(*a, *b)));
         }
@@ -252,6 +260,10 @@ impl Model for Cfg {
             Action::Leave(at) => {
                 w.budget.leaves -= 1;
                 self.members(&mut w, at, members::Input::Leave { token: 0 });
+            }
+            Action::Rest(at) => {
+                w.budget.rests -= 1;
+                self.rest(&mut w, at);
             }
         }
         w.disturbed = w.ticks;

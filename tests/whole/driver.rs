@@ -280,6 +280,20 @@ impl Cfg {
         }
     }
 
+    /// Nobody asks the actor of a node for a while.
+    pub fn rest(&self, w: &mut World, at: Place) {
+        let Some(node) = w.node(at) else { return };
+        let (view, me) = (node.shard.view(), &node.members.me().id);
+        // All that it answered is answered: another node may be next.
+        let (of, me) = ((view.cluster, view.epoch), me.clone());
+        if let Some(gen_) = node.shard.owns(&key()) {
+            if w.books.ackers.get(&of) == Some(&me) {
+                w.books.ackers.remove(&of);
+            }
+            self.part(w, at, shard::Input::Rest { key: key(), gen_ });
+        }
+    }
+
     pub fn request(&self, w: &mut World, at: Place, op: u8, again: bool) {
         let acked = w.books.acked.clone();
         w.books.open.entry(op).or_insert((None, acked)).0 = Some(at);

@@ -115,6 +115,8 @@ pub struct Budget {
     pub cuts: u8,
     pub forgets: u8,
     pub leaves: u8,
+    /// An idle actor goes to rest.
+    pub rests: u8,
     /// Who connects to whom.
     pub connects: &'static [(Place, Place)],
 }

@@ -147,6 +147,17 @@ pub(crate) struct Args {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) call_timeout: u64,
 
+    /// After how many milliseconds without a request a player goes to rest: it lives on as records on its keepers' nodes,
+    /// until somebody asks it again; 0: never
+    #[arg(
+        long,
+        value_name = "MS",
+        env = "STATEKEEPER_IDLE",
+        hide_env_values = true,
+        default_value_t = 600_000
+    )]
+    pub(crate) idle: u64,
+
     /// How many bytes of requests, replies and messages may wait on this node, at least 64 MiB; what would go beyond
     /// is refused: 'overloaded, try again'
     #[arg(long, value_name = "BYTES", env = "STATEKEEPER_WAITING_BYTES", hide_env_values = true,
@@ -213,6 +224,7 @@ impl Args {
         };
         config.guardian = self.guardian();
         config.call_timeout = Duration::from_millis(self.call_timeout);
+        config.idle = Duration::from_millis(self.idle);
         config.waiting_bytes_max = self.waiting_bytes;
         config
     }
@@ -235,6 +247,7 @@ impl Args {
             ("--promise", timings.promise.0),
             ("--suspicion", timings.suspicion.0),
             ("--call-timeout", self.call_timeout),
+            ("--idle", self.idle),
             ("--waiting-bytes", self.waiting_bytes as u64),
         ] {
             option(name, value.to_string().into());
@@ -300,6 +313,7 @@ mod tests {
         assert_eq!(config.timings, default.timings);
         assert_eq!(config.backups, default.backups);
         assert_eq!(config.call_timeout, default.call_timeout);
+        assert_eq!(config.idle, default.idle);
         assert_eq!(config.waiting_bytes_max, default.waiting_bytes_max);
     }
 
@@ -338,6 +352,7 @@ mod tests {
             "a --log loud",
             "a --backups 0",
             "a --waiting-bytes 1000",
+            "a --idle soon",
             "--cluster 3 --listen 127.0.0.1:1",
         ] {
             let text = complaint(&parse(line).unwrap_err());
@@ -351,7 +366,7 @@ mod tests {
     #[test]
     fn a_child_of_a_cluster_gets_the_same_options() {
         let args = parse(
-            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --waiting-bytes 99999999 --on-possible-loss refuse",
+            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --idle 0 --waiting-bytes 99999999 --on-possible-loss refuse",
         )
         .unwrap();
         let line = args.for_child("app_node2");

@@ -199,8 +199,8 @@ impl Shard {
             Slot::Rec(_) => placement.top(key, backups).contains(me),
         });
         out.push(Effect::Progress(self.view.epoch, Progress::Complete));
-        for (from, key) in std::mem::take(&mut self.early) {
-            self.claim(from, key, out);
+        for ((from, key), rests) in std::mem::take(&mut self.early) {
+            self.claim(from, key, rests, out);
         }
         let keys: Vec<_> = self.wanted.keys().cloned().collect();
         for key in keys {

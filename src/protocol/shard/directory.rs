@@ -37,13 +37,17 @@ impl Shard {
             return;
         };
         wanted.claimed_at = tick;
+        let rests = wanted.rests;
         let Some(home) = self.placement.home(key).cloned() else {
             return;
         };
         if home != me {
             return out.push(Effect::Send {
                 to: home,
-                msg: Msg::Claim { key: key.clone() },
+                msg: Msg::Claim {
+                    key: key.clone(),
+                    rests,
+                },
             });
         }
         if !self.has_authority(key) || self.own(key).is_some() {
@@ -59,13 +63,13 @@ impl Shard {
     }
 
     /// A member wants to own `key`; only its home with authority answers.
-    pub(super) fn claim(&mut self, from: NodeId, key: Key, out: &mut Vec<Effect>) {
+    pub(super) fn claim(&mut self, from: NodeId, key: Key, rests: u64, out: &mut Vec<Effect>) {
         if self.placement.home(&key) != Some(&self.me) || !self.can_serve(&from) {
             return;
         }
         if !self.has_authority(&key) {
             if self.early.len() < PARKED_MAX {
-                self.early.insert((from, key));
+                self.early.insert((from, key), rests);
             }
             return;
         }
@@ -89,7 +93,7 @@ impl Shard {
                 };
                 return out.push(Effect::Send { to: from, msg });
             }
-            // An old claim: it owns the key already.
+            // It owns the key already, or has put the actor to rest: then its copy is on the way, and it claims again.
             Some(Slot::Rec(Rec {
                 owner: Some(owner),
                 confirmed: true,
@@ -114,6 +118,7 @@ impl Shard {
                 gen_,
                 ver,
                 data,
+                rests,
             },
         });
     }
@@ -132,10 +137,12 @@ impl Shard {
         gen_: Epoch,
         ver: u64,
         data: Bytes,
+        rests: u64,
         out: &mut Vec<Effect>,
     ) {
         let me = self.me.clone();
-        let timely = gen_ == self.view.epoch || self.planted.has(Defect::LateGrant);
+        let timely = (gen_ == self.view.epoch || self.planted.has(Defect::LateGrant))
+            && self.is_since_rest(&key, rests);
         if self.own(&key).is_none() && self.can_serve(&me) && timely {
             self.own_it(&key, gen_, ver, data, out);
         }

@@ -31,6 +31,12 @@ impl Shard {
         self.unsettled.get(key).map(Vec::as_slice)
     }
 
+    /// How many actors were put to rest here.
+    #[doc(hidden)]
+    pub fn rests(&self) -> u64 {
+        self.rests
+    }
+
     /// Counts again what waits here, and compares that with the books that are kept of it.
     ///
     /// # Errors

@@ -26,8 +26,11 @@ impl Shard {
         };
         let is_active = self.placement.is_active(from);
         match self.slots.find_mut(key) {
+            // Late, of an owner that has put the actor to rest since: no acknowledgement is waited for.
+            Some((_, Slot::Own(own))) if (gen_, ver) < (own.gen_, own.ver) => return false,
+            Some((_, Slot::Rec(rec))) if rec.gen_ > gen_ && rec.ver > ver => return false,
             Some((_, Slot::Own(_))) => {
-                return refuse("I1': at most one node owns a key in an epoch");
+                return refuse("I1': at most one node owns a key at a time");
             }
             Some((_, Slot::Rec(rec))) if rec.gen_ > gen_ => {
                 return refuse("an owner's generation is never behind its keeper's");
@@ -131,6 +134,7 @@ impl Shard {
         }
         if targets.iter().all(|t| acks.contains(t)) {
             self.unsettled.remove(key);
+            self.rested(key);
         }
     }
 

@@ -12,7 +12,7 @@ use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::{
     Actor, Answer, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Msg, Origin, Own, Pending, Ran,
-    Request, Shard, Slot,
+    Request, Shard, Slot, Wanted,
 };
 
 impl Own {
@@ -141,7 +141,11 @@ impl Shard {
         if !parked && self.own(&key).is_some() {
             return self.run(&key, pending, out);
         }
-        let wanted = self.wanted.entry(key.clone()).or_default();
+        let rests = self.rests;
+        let wanted = self.wanted.entry(key.clone()).or_insert_with(|| Wanted {
+            rests,
+            ..Wanted::default()
+        });
         wanted.pending.push_back(pending);
         if wanted.pending.len() == 1 && !parked {
             self.kick(&key, out);

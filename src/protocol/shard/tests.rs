@@ -138,6 +138,7 @@ impl Part {
             from,
             Msg::Claim {
                 key: self.key.clone(),
+                rests: 0,
             },
         )
     }
@@ -244,7 +245,8 @@ fn a_node_that_is_not_the_home_claims() {
     assert_eq!(
         sent_to("a@h", &effects),
         [&Msg::Claim {
-            key: part.key.clone()
+            key: part.key.clone(),
+            rests: 0,
         }]
     );
 }
@@ -328,6 +330,7 @@ fn a_grant_is_not_an_ack() {
             gen_: Epoch(1),
             ver: 5,
             data: data("5"),
+            rests: 0,
         },
     );
     assert_eq!(starts(&effects), [&data("5")]);
@@ -344,6 +347,7 @@ fn a_second_grant_changes_nothing() {
         gen_: Epoch(1),
         ver: 0,
         data: Bytes::new(),
+        rests: 0,
     };
     part.ask(1, request(1));
     part.hear("a@h", grant.clone());
@@ -649,6 +653,7 @@ fn a_message_of_an_earlier_epoch_is_answered_with_the_view() {
     part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
     let msg = Msg::Claim {
         key: part.key.clone(),
+        rests: 0,
     };
     let effects = part.step(Input::Message {
         from: id("a@h"),
@@ -1087,6 +1092,7 @@ fn a_client_that_gives_up_is_forgotten_if_nothing_has_started() {
             gen_: Epoch(1),
             ver: 0,
             data: Bytes::new(),
+            rests: 0,
         },
     );
     assert_eq!(runs(&effects), 0);
@@ -1183,4 +1189,148 @@ fn one_key_does_not_use_up_the_whole_part() {
     part.shard = Shard::new(id("a@h"), view(1, &names), 1, 1_600, 0);
     let asked = (0..200).map(|token| answers(&part.ask(token, request(token.into()))).len());
     assert_eq!(asked.sum::<usize>(), 100, "a sixteenth may wait");
+}
+
+impl Part {
+    fn rest(&mut self) -> Vec<Effect> {
+        self.step(Input::Rest {
+            key: self.key.clone(),
+            gen_: Epoch(1),
+        })
+    }
+
+    fn held_by(&mut self, name: &str, ver: u64) -> Vec<Effect> {
+        let key = self.key.clone();
+        let gen_ = Epoch(1);
+        self.hear(name, Msg::HoldAck { key, gen_, ver })
+    }
+
+    fn granted(&mut self, ver: u64, state: &'static str, rests: u64) -> Vec<Effect> {
+        self.hear(
+            "a@h",
+            Msg::Grant {
+                key: self.key.clone(),
+                gen_: Epoch(1),
+                ver,
+                data: data(state),
+                rests,
+            },
+        )
+    }
+
+    /// The third of the ranking owns the key, with one write that its keeper has.
+    fn idle_owner() -> Self {
+        let mut part = Self::of("c@h");
+        part.ask(1, request(1));
+        part.granted(0, "", 0);
+        part.ran("one", Some("1"));
+        part.acked("a@h", 1);
+        part
+    }
+}
+
+#[test]
+fn an_actor_goes_to_rest_only_when_it_owes_nothing() {
+    let mut part = Part::owner_of_an_unacked_version();
+    assert_eq!(part.rest(), []);
+    part.acked("b@h", 1);
+    part.ask(2, request(2));
+    assert_eq!(part.rest(), []);
+    part.ran("saw 1", None);
+    assert!(matches!(part.rest()[..], [Effect::Stop { .. }, ..]));
+}
+
+#[test]
+fn no_actor_goes_to_rest_while_the_barrier_goes_on_or_the_node_leaves() {
+    let mut part = Part::idle_owner();
+    part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
+    assert_eq!(part.rest(), []);
+    part.done_by(&["a@h", "b@h"]);
+    part.step(Input::Quiesce);
+    assert_eq!(part.rest(), []);
+}
+
+#[test]
+fn the_copies_of_an_actor_at_rest_are_sent_until_they_are_acknowledged_and_then_the_surplus_is_dropped()
+ {
+    let mut part = Part::idle_owner();
+    let effects = part.rest();
+    let hold = Msg::Hold {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ver: 2,
+        data: data("1"),
+    };
+    assert_eq!(sent_to("a@h", &effects), [&hold]);
+    assert_eq!(sent_to("b@h", &effects), [&hold]);
+    part.held_by("a@h", 2);
+    assert_eq!(sent_to("b@h", &part.step(Input::Tick)), [&hold]);
+    assert!(part.shard.record(&part.key).is_some());
+    part.held_by("b@h", 2);
+    assert_eq!(part.shard.record(&part.key), None);
+    assert!(!part.shard.has_data());
+}
+
+#[test]
+fn the_home_hands_out_what_rests_when_it_has_heard_so() {
+    let mut part = Part::of("a@h");
+    part.put("c@h", 1, 1, "1");
+    assert_eq!(part.claimed("c@h"), []);
+    part.hear(
+        "c@h",
+        Msg::Hold {
+            key: part.key.clone(),
+            gen_: Epoch(1),
+            ver: 2,
+            data: data("1"),
+        },
+    );
+    // A put of before is late.
+    assert_eq!(part.put("c@h", 1, 1, "1"), []);
+    let effects = part.claimed("b@h");
+    assert!(matches!(
+        sent_to("b@h", &effects)[..],
+        [Msg::Grant { ver: 2, .. }]
+    ));
+}
+
+#[test]
+fn a_grant_of_before_the_rest_is_void() {
+    let mut part = Part::idle_owner();
+    part.rest();
+    part.held_by("a@h", 2);
+    part.held_by("b@h", 2);
+    assert_eq!(part.granted(0, "", 0), []);
+    let claim = Msg::Claim {
+        key: part.key.clone(),
+        rests: 1,
+    };
+    assert_eq!(sent_to("a@h", &part.ask(2, request(2))), [&claim]);
+    assert_eq!(part.granted(0, "", 0), []);
+    assert_eq!(starts(&part.granted(2, "1", 1)), [&data("1")]);
+}
+
+#[test]
+fn a_grant_to_who_waited_since_before_another_actor_went_to_rest_is_taken() {
+    let mut part = Part::idle_owner();
+    let resting = part.key.clone();
+    let others = (0..).map(|n| Key::new(Kind(2), format!("other{n}")));
+    let of_a =
+        |key: &Key| Placement::of(&view(1, &["a@h", "b@h", "c@h"])).home(key) == Some(&id("a@h"));
+    part.key = others.into_iter().find(of_a).expect("some key");
+    part.ask(2, request(2));
+    let other = std::mem::replace(&mut part.key, resting);
+    assert_ne!(part.rest(), []);
+    part.key = other;
+    assert_eq!(starts(&part.granted(4, "4", 0)), [&data("4")]);
+}
+
+#[test]
+fn a_late_put_of_who_rests_does_not_disturb_the_next_owner() {
+    let mut part = Part::of("b@h");
+    part.put("a@h", 1, 3, "3");
+    part.ask(1, request(1));
+    part.granted(4, "3", 0);
+    assert_eq!(part.put("a@h", 1, 3, "3"), []);
+    assert_eq!(part.shard.owns(&part.key), Some(Epoch(1)));
 }

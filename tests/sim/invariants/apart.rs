@@ -15,7 +15,7 @@ pub struct Copies {
     pub keepers: Vec<(NodeId, Option<u64>)>,
 }
 
-/// A node answers a write, the one with that number; versions are counted as writes are.
+/// A node answers a write, the one with that number; versions grow by one with each, and with each rest.
 pub fn acks(node: &NodeId, counted: &Counted, copies: Option<&Copies>) -> Verdict {
     let Counted { key, op, count, .. } = counted;
     let Some(Copies { wanted, keepers }) = copies else {

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use statekeeper::protocol::types::{ClusterId, Epoch, Key, NodeId};
 use statekeeper::protocol::view::View;
 
-use super::process::Counted;
+use super::process::{Counted, key};
 
 pub use apart::Copies;
 pub use healed::Healed;
@@ -131,7 +131,7 @@ impl Invariants {
         if counted.is_read {
             return;
         }
-        let verdict = self.one_acker.acks(view, counted.key, node);
+        let verdict = self.one_acker.acks(view, &key(counted.key), node);
         self.judge(verdict);
         let verdict = apart::acks(node, counted, copies);
         self.judge(verdict);
@@ -141,6 +141,12 @@ impl Invariants {
     pub fn owns(&mut self, view: &View, key: &Key, node: &NodeId) {
         let verdict = self.one_owner.owns(view, key, node);
         self.judge(verdict);
+    }
+
+    /// A node puts a key's actor to rest.
+    pub fn rests(&mut self, view: &View, key: &Key, node: &NodeId) {
+        self.one_owner.rests(view, key, node);
+        self.one_acker.rests(view, key, node);
     }
 
     /// A node installs a view; those nodes are leased at that time.

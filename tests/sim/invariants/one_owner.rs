@@ -5,7 +5,7 @@ use statekeeper::protocol::view::View;
 
 use super::Verdict;
 
-/// I1' of PROTOCOL.md: at most one node owns a key in an epoch, one after the other included.
+/// I1' of PROTOCOL.md: at most one node owns a key in an epoch, until it puts the actor to rest.
 #[derive(Debug, Default)]
 pub struct OneOwner {
     owners: BTreeMap<(ClusterId, Epoch, Key), NodeId>,
@@ -22,5 +22,13 @@ impl OneOwner {
             ));
         }
         Ok(())
+    }
+
+    /// The owner puts the actor to rest.
+    pub fn rests(&mut self, view: &View, key: &Key, node: &NodeId) {
+        let at = (view.cluster, view.epoch, key.clone());
+        if self.owners.get(&at) == Some(node) {
+            self.owners.remove(&at);
+        }
     }
 }
