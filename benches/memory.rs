@@ -15,7 +15,8 @@
 //! Two boxes in ractor would save half of an actor: `Option<Box<SerializedMessage>>` in `BoxedMessage` (a slot of
 //! 24 bytes), and `Box<SupervisionEvent>` in the channel (8 bytes). A message between local actors would cost nothing
 //! more; a remote one and a supervision event one allocation. The rows with `boxed` show such channels: they take 1.4 and
-//! 0.8 KB instead of 4.7 and 3.6, which would make an actor of 5.0 KB, 55 % less. A channel for supervision events that is made with the first child would save the rest of that one as well.
+//! 0.8 KB instead of 4.7 and 3.6, which would make an actor of 5.0 KB, 55 % less. A channel for supervision events that
+//! is made with the first child would save the rest of that one as well.
 //!
 //! `cargo bench --bench memory [-- --players N] [--json]`
 
