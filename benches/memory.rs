@@ -2,6 +2,7 @@
 //!
 //! - In play: players on one node, which is the actor, the owner's slot, and what ractor takes. Their records are on two
 //!   other nodes, half each.
+//! - At rest: players that were made evenly on three nodes and are idle, two records each; and some of them awake again.
 //! - Bare: ractor actors of the same shape, without statekeeper.
 //! - Parts: what an actor of ractor is made of, one thing at a time.
 //!
@@ -18,7 +19,7 @@
 //! 0.8 KB instead of 4.7 and 3.6, which would make an actor of 5.0 KB, 55 % less. A channel for supervision events that
 //! is made with the first child would save the rest of that one as well.
 //!
-//! `cargo bench --bench memory [-- --players N] [--json]`
+//! `cargo bench --bench memory [-- --players N] [--rest N] [--awake N] [--json]`
 
 #[allow(dead_code, reason = "the other benches use more of it")]
 mod support;
@@ -26,6 +27,8 @@ mod support;
 use std::any::Any;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
 
 use ractor::message::{BoxedMessage, SerializedMessage};
 use ractor::{Actor, SupervisionEvent};
@@ -47,6 +50,13 @@ const FIRST: usize = 2_000;
 const POINTS: i64 = 1 << 54;
 /// One node has the players, two keep them.
 const NODES: usize = 3;
+/// After which time players go to rest.
+const IDLE_MS: u64 = 2_000;
+/// How many players a node makes at once, so that few are in play at a time, and how long that lasts.
+const LOT: usize = 2_500;
+const LOT_TIME: Duration = Duration::from_millis(500);
+/// How long the memory of the actors is given to go.
+const SETTLE: Duration = Duration::from_secs(5);
 const PARTS: [&str; 8] = [
     "a ractor actor",
     "its channel for messages",
@@ -64,7 +74,7 @@ fn main() -> ExitCode {
 
 async fn play(role: String) -> Res<()> {
     match role.split(' ').collect::<Vec<_>>()[..] {
-        ["node", name, backups] => support::node::run(name, backups.parse()?).await,
+        ["node", name, idle_ms] => support::node::run(name, idle_ms.parse()?).await,
         ["part", number] => part(number.parse()?).await,
         _ => Err(format!("no such role: {role}").into()),
     }
@@ -119,9 +129,14 @@ fn many<T: Send + 'static>(count: usize, one: impl Fn() -> T) -> Box<dyn Send> {
 }
 
 fn drive() -> Res<()> {
-    let options = Options::parse(&["--players"], &["--json"])?;
+    let options = Options::parse(&["--players", "--rest", "--awake"], &["--json"])?;
     let players: usize = options.value("--players", 200_000)?;
     let mut rows = in_play(players)?;
+    let (rest, awake) = (
+        options.value("--rest", 1_000_000)?,
+        options.value("--awake", 50_000)?,
+    );
+    rows.extend(at_rest(rest, awake)?);
     for (number, part) in PARTS.iter().enumerate() {
         eprintln!("{part}");
         let mut process = Process::start(this(&format!("part {number}"))?)?;
@@ -152,7 +167,7 @@ fn drive() -> Res<()> {
 fn in_play(players: usize) -> Res<Vec<(&'static str, f64)>> {
     let dir = tempfile::tempdir()?;
     eprintln!("{players} players in play");
-    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, 1)?;
+    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, 0)?;
     let mut make = |from: usize, to: usize| {
         fleet.nodes[0]
             .process
@@ -171,5 +186,48 @@ fn in_play(players: usize) -> Res<Vec<(&'static str, f64)>> {
         ("a player in play, at its own node", each[0]),
         ("its record, at its keeper", kept),
         ("both together", each[0] + kept),
+    ])
+}
+
+/// Players at rest on three nodes, and then some of them awake: all processes together.
+fn at_rest(players: usize, awake: usize) -> Res<Vec<(&'static str, f64)>> {
+    let dir = tempfile::tempdir()?;
+    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, IDLE_MS)?;
+    let before: u64 = fleet.resident()?.iter().sum();
+    let mut made = 0;
+    while made < players {
+        // One lot goes to rest while the next one is made.
+        for node in 0..NODES {
+            let to = (made + LOT).min(players);
+            fleet.nodes[node]
+                .process
+                .order(&format!("make {made} {to} {POINTS}"), "made")?;
+            made = to;
+        }
+        thread::sleep(LOT_TIME);
+        eprintln!("{made} of {players} players made");
+    }
+    for node in &mut fleet.nodes {
+        node.process.order("rest", "resting")?;
+    }
+    // The allocator gives back what it has no use for within moments.
+    thread::sleep(SETTLE);
+    let at_rest: u64 = fleet.resident()?.iter().sum();
+    let share = awake / NODES;
+    for node in 0..NODES {
+        let from = node * share;
+        fleet.nodes[node]
+            .process
+            .order(&format!("wake {from} {}", from + share), "woken")?;
+    }
+    let with_awake: u64 = fleet.resident()?.iter().sum();
+    Ok(vec![
+        ("three nodes, empty, together", before as f64),
+        ("with the players at rest", at_rest as f64),
+        (
+            "of that, per record",
+            (at_rest - before) as f64 / (2 * players) as f64,
+        ),
+        ("with some awake", with_awake as f64),
     ])
 }

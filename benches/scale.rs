@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 
 async fn play(role: String) -> Res<()> {
     match role.split(' ').collect::<Vec<_>>()[..] {
-        ["node", name, backups] => support::node::run(name, backups.parse()?).await,
+        ["node", name, idle_ms] => support::node::run(name, idle_ms.parse()?).await,
         _ => Err(format!("no such role: {role}").into()),
     }
 }
@@ -130,7 +130,7 @@ fn measure(plan: Plan) -> Res<Vec<Row>> {
     let tell = |what: &str| eprintln!("{nodes} nodes, {players} players: {what}");
     let dir = tempfile::tempdir()?;
     tell("starting");
-    let mut fleet = Fleet::start(dir.path().to_owned(), nodes, 1)?;
+    let mut fleet = Fleet::start(dir.path().to_owned(), nodes, 0)?;
     fleet.make(players, 1)?;
     let lost = fleet.nodes[nodes - 1].name.clone();
     let census = fleet.census(&lost)?;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 
 async fn play(role: String) -> Res<()> {
     match role.split(' ').collect::<Vec<_>>()[..] {
-        ["node", name, backups] => support::node::run(name, backups.parse()?).await,
+        ["node", name, idle_ms] => support::node::run(name, idle_ms.parse()?).await,
         _ => Err(format!("no such role: {role}").into()),
     }
 }
@@ -122,7 +122,7 @@ struct Left {
 fn leave(players: usize, in_flight: usize) -> Res<Left> {
     let dir = tempfile::tempdir()?;
     eprintln!("a node with {players} players leaves");
-    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, 1)?;
+    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, 0)?;
     let mut leaver = fleet.nodes.remove(0);
     leaver
         .process

@@ -228,7 +228,7 @@ fn requests_that_go_past_the_part() {
             crashes: 0,
             ..THREE
         },
-        0,
+        186_697,
     );
 }
 

@@ -22,7 +22,8 @@ pub(crate) struct Fleet {
     /// Nodes of their own: no surprise for those that run here already.
     dir: PathBuf,
     pub(crate) nodes: Vec<Running>,
-    backups: usize,
+    /// After which time players go to rest, in milliseconds; 0: never.
+    idle_ms: u64,
     started: usize,
     is_loaded: bool,
 }
@@ -53,11 +54,11 @@ pub(crate) struct Change {
 }
 
 impl Fleet {
-    pub(crate) fn start(dir: PathBuf, nodes: usize, backups: usize) -> Res<Self> {
+    pub(crate) fn start(dir: PathBuf, nodes: usize, idle_ms: u64) -> Res<Self> {
         let mut fleet = Self {
             dir,
             nodes: Vec::new(),
-            backups,
+            idle_ms,
             started: 0,
             is_loaded: false,
         };
@@ -74,7 +75,7 @@ impl Fleet {
     pub(crate) fn add(&mut self) -> Res<()> {
         let name = format!("n{}", self.started);
         self.started += 1;
-        let mut command = this(&format!("node {name} {}", self.backups))?;
+        let mut command = this(&format!("node {name} {}", self.idle_ms))?;
         command
             .env("STATEKEEPER_RUNTIME_DIR", self.dir.join("run"))
             .env("HOME", &self.dir);

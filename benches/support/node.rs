@@ -4,6 +4,8 @@
 //!   connect PEER                      ->  connected
 //!   await MEMBERS                     ->  there            that many serve, and all copies are in place
 //!   make FROM TO POINTS               ->  made             players that live here
+//!   wake FROM TO                      ->  woken            players, wherever they are at rest
+//!   rest                              ->  resting          no player lives here any more
 //!   census NODE                       ->  HERE KEPT        players that live here; those of them that NODE keeps
 //!   load IN_FLIGHT FROM TO STRANGER_IN ALL START_US  ->  loading
 //!   window FROM_US TO_US              ->  ANSWERS WORST_US US
@@ -35,12 +37,12 @@ const MADE_AT_A_TIME: usize = 512;
 type Views = Arc<Mutex<Vec<(u64, usize, bool)>>>;
 
 /// Runs the node of that name until its input ends.
-pub(crate) async fn run(name: &str, backups: usize) -> Res<()> {
+pub(crate) async fn run(name: &str, idle_ms: u64) -> Res<()> {
     let this = std::env::current_exe()?.into_os_string();
     let config = Config {
         call_timeout: Duration::from_secs(60),
         guardian: Some(vec![this, GUARDIAN.into()]),
-        backups,
+        idle: Duration::from_millis(idle_ms),
         ..Config::new(name)
     };
     let node = Node::builder(config).register(Player).start().await?;
@@ -94,9 +96,21 @@ impl Role {
                 "there".to_owned()
             }
             ["make", from, to, points] => {
-                self.make(from.parse()?, to.parse()?, points.parse()?)
+                let points = points.parse()?;
+                self.ask_all(from.parse()?, to.parse()?, || Call::Reward(points))
                     .await?;
                 "made".to_owned()
+            }
+            ["wake", from, to] => {
+                self.ask_all(from.parse()?, to.parse()?, || Call::Points)
+                    .await?;
+                "woken".to_owned()
+            }
+            ["rest"] => {
+                while !self.node.local::<Player>().await?.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                "resting".to_owned()
             }
             ["census", keeper] => {
                 let here = self.node.local::<Player>().await?;
@@ -152,12 +166,12 @@ impl Role {
         Ok(&self.load.as_ref().ok_or("no load")?.0)
     }
 
-    async fn make(&self, from: usize, to: usize, points: i64) -> Res<()> {
+    async fn ask_all(&self, from: usize, to: usize, call: impl Fn() -> Call) -> Res<()> {
         let node = &self.node;
         stream::iter(from..to)
-            .map(|player| async move {
-                node.call::<Player>(&name("player", player), Call::Reward(points))
-                    .await
+            .map(|player| {
+                let call = call();
+                async move { node.call::<Player>(&name("player", player), call).await }
             })
             .buffer_unordered(MADE_AT_A_TIME)
             .try_for_each(|_| async { Ok(()) })

@@ -47,6 +47,9 @@ const EARLY_MAX: usize = 16;
 /// Most bytes of them.
 const EARLY_BYTES_MAX: usize = 2 * wire::VALUE_BYTES_MAX;
 
+/// How many rounds a part goes on without giving others a turn.
+const ROUNDS_MAX: usize = 4;
+
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;
 
@@ -227,10 +230,14 @@ impl Actor for ShardActor {
         Wake: Wake,
         s: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        // One round at a time, so that supervision and other actors get their turn between two.
-        if self.round(&myself, s) {
-            let _ = myself.cast(Wake);
+        // A wake-up of its own for every round would wake another thread for whoever was just answered. Now and then
+        // it takes one, so that supervision and other actors get their turn.
+        for _ in 0..ROUNDS_MAX {
+            if !self.round(&myself, s) {
+                return Ok(());
+            }
         }
+        let _ = myself.cast(Wake);
         Ok(())
     }
 
@@ -431,7 +438,8 @@ impl ShardActor {
             Item::Tick => {
                 s.told.clear();
                 s.outboxes.iter_mut().for_each(|(_, outbox)| outbox.tick());
-                let patience = self.shared.config.call_timeout.as_millis() / TICK.as_millis();
+                let patience = self.shared.config.call_timeout.as_millis();
+                let patience = patience.div_ceil(TICK.as_millis());
                 let patience = u64::try_from(patience).unwrap_or(u64::MAX);
                 for (token, key) in self.part().calls.tick(patience) {
                     self.step(myself, s, Input::Cancel { key, token });
@@ -676,11 +684,14 @@ impl ShardActor {
             let mut puts = outbox_of(&mut s.outboxes, from).arrived(taken.number);
             match taken.puts {
                 Puts::Kept { but } if same_epoch => {
-                    let mut place = 0;
-                    puts.retain(|_| {
-                        place += 1;
-                        !but.contains(&(place - 1))
-                    });
+                    // Backwards, so that the places of the others stay what they are.
+                    for place in but.iter().rev() {
+                        if let Ok(place) = usize::try_from(*place)
+                            && place < puts.len()
+                        {
+                            puts.swap_remove(place);
+                        }
+                    }
                     s.machine.kept(s.leased, from, &puts, &mut s.effects);
                     self.carry_out(myself, s);
                 }

@@ -58,6 +58,11 @@
 //!   owner becomes a record without an owner, one version later, and sends Holds to the first `backups + 1` until all of
 //!   them have acknowledged; only then a surplus record is dropped. From then on 'at most one owner in an epoch' (I1,
 //!   I1') reads 'at a time': versions, not epochs alone, tell which of two owners of one epoch is the later one.
+//! - A client of the owner's node gives the actor its request past the part. What the actor did counts from when the
+//!   part has heard of it; if the part has given up the actor by then, it never happened. An actor answers by itself
+//!   what it read, if all keepers have the version that it read, and the node has the lease of their view.
+//! - Puts are acknowledged by the frame: what says that a frame was taken in names the Puts of it that are not kept. It
+//!   counts in the epoch that the frame was sent and taken in, like the single acknowledgements that it stands for.
 //! - A claim says how many actors its sender has put to rest, and the grant repeats that: a grant of before a rest is
 //!   void. The argument is in `shard/rest.rs`.
 

@@ -26,6 +26,7 @@ mod table;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -454,7 +455,8 @@ struct Rec {
     gen_: Epoch,
     ver: u64,
     data: Box<[u8]>,
-    owner: Option<NodeId>,
+    /// Shared by all records of that owner: there are millions of them.
+    owner: Option<Arc<NodeId>>,
     /// The owner itself said so, by a Put; a grant alone does not confirm.
     confirmed: bool,
 }
@@ -494,6 +496,8 @@ pub struct Shard {
     bytes_max: usize,
 
     view: View,
+    /// Its members, as records name their owners.
+    ids: Vec<Arc<NodeId>>,
     placement: Placement,
     /// The placements installed since the last complete barrier, that one first; empty before the first.
     lineage: Vec<Placement>,
@@ -523,7 +527,8 @@ pub struct Shard {
     /// The bytes of `parked`.
     parked_bytes: usize,
     next_token: u64,
-    next_id: u64,
+    /// The ids that requests get here: this life, this part, a number.
+    next_id: u128,
     tick: u64,
     quiescing: bool,
     quiet_said: bool,
@@ -535,11 +540,13 @@ impl Shard {
     /// parts.
     pub fn new(me: NodeId, view: View, backups: usize, pending_max: usize, seed: u64) -> Self {
         let placement = Placement::of(&view);
+        let life = me.to_string();
         Self {
             me,
             backups,
             pending_max,
             bytes_max: usize::MAX,
+            ids: view.ids().cloned().map(Arc::new).collect(),
             view,
             lineage: vec![placement.clone()],
             placement,
@@ -559,7 +566,8 @@ impl Shard {
             books: Books::default(),
             parked_bytes: 0,
             next_token: 0,
-            next_id: seed << 48,
+            next_id: u128::from(xxhash_rust::xxh3::xxh3_64(life.as_bytes())) << 64
+                | u128::from(seed << 48),
             tick: 0,
             quiescing: false,
             quiet_said: false,
@@ -676,7 +684,7 @@ impl Shard {
                 rec.gen_,
                 rec.ver,
                 &rec.data,
-                rec.owner.as_ref(),
+                rec.owner.as_deref(),
                 rec.confirmed,
             )),
             Some(Slot::Own(_)) | None => None,
@@ -731,6 +739,12 @@ impl Shard {
             .into_keys()
             .for_each(|token| tokens.push((token, false)));
         tokens
+    }
+
+    /// That node, as records name it.
+    fn shared(&self, id: &NodeId) -> Arc<NodeId> {
+        let known = self.ids.iter().find(|known| ***known == *id);
+        known.cloned().unwrap_or_else(|| Arc::new(id.clone()))
     }
 
     fn own(&self, key: &Key) -> Option<&Own> {

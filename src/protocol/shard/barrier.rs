@@ -1,6 +1,8 @@
 //! A new view: ownership that did not survive is dropped, copies go where the view wants them, and when every
 //! member says that its copies are in place, the barrier is complete.
 
+use std::sync::Arc;
+
 use super::super::defect::Defect;
 use super::super::placement::Placement;
 use super::super::types::NodeId;
@@ -38,6 +40,7 @@ impl Shard {
         if self.planted.has(Defect::CarryWithoutComplete) && view.cluster == self.view.cluster {
             self.lineage = vec![self.placement.clone()];
         }
+        self.ids = view.ids().cloned().map(Arc::new).collect();
         self.view = view;
         self.placement = Placement::of(&self.view);
         if !self.lineage.is_empty() && self.lineage.last() != Some(&self.placement) {

@@ -86,10 +86,10 @@ impl Shard {
                 owner: Some(owner),
                 confirmed,
                 ..
-            })) if *owner != from && self.placement.is_active(owner) && self.binds(*confirmed) => {
+            })) if **owner != from && self.placement.is_active(owner) && self.binds(*confirmed) => {
                 let msg = Msg::OwnerIs {
                     key,
-                    owner: owner.clone(),
+                    owner: NodeId::clone(owner),
                 };
                 return out.push(Effect::Send { to: from, msg });
             }
@@ -98,7 +98,7 @@ impl Shard {
                 owner: Some(owner),
                 confirmed: true,
                 ..
-            })) if *owner == from => return,
+            })) if **owner == from => return,
             Some(Slot::Rec(_) | Slot::Own(_)) | None => {}
         }
         let (ver, data) = self.state_to_grant(&key);
@@ -107,7 +107,7 @@ impl Shard {
             gen_,
             ver,
             data: data[..].into(),
-            owner: Some(from.clone()),
+            owner: Some(self.shared(&from)),
             confirmed: false,
         };
         self.store(&key, rec, out);
@@ -152,7 +152,8 @@ impl Shard {
         match self.slots.get(key) {
             Some(Slot::Rec(rec)) => rec
                 .owner
-                .clone()
+                .as_deref()
+                .cloned()
                 .filter(|owner| self.placement.is_active(owner) && self.binds(rec.confirmed)),
             Some(Slot::Own(_)) | None => None,
         }
@@ -221,7 +222,7 @@ impl Shard {
                     Some(owner) => self.placement.keepers(key, owner, self.backups),
                     None => self.placement.top(key, self.backups),
                 },
-                owner: rec.owner.clone(),
+                owner: rec.owner.as_deref().cloned(),
                 version: rec.ver,
             },
         }))

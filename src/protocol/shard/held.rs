@@ -65,7 +65,7 @@ pub(super) struct Books {
     /// Their bytes, and those of the replies in `waiting` and of the questions in `locating`.
     pub(super) held: usize,
     /// Those that peers forwarded: what a peer sends again is not queued again.
-    pub(super) in_hand: BTreeSet<(NodeId, u64)>,
+    pub(super) in_hand: BTreeSet<(u64, NodeId)>,
 }
 
 impl Books {
@@ -74,7 +74,7 @@ impl Books {
         self.pending += 1;
         self.held += pending.request.weight();
         if let Origin::Peer(from, token) = &pending.origin {
-            self.in_hand.insert((from.clone(), *token));
+            self.in_hand.insert((*token, from.clone()));
         }
     }
 
@@ -83,7 +83,7 @@ impl Books {
         self.pending -= 1;
         self.held -= pending.request.weight();
         if let Origin::Peer(from, token) = &pending.origin {
-            self.in_hand.remove(&(from.clone(), *token));
+            self.in_hand.remove(&(*token, from.clone()));
         }
     }
 }

@@ -55,10 +55,10 @@ impl Shard {
         all.extend(self.wanted.values().flat_map(|w| &w.pending));
         all.extend(self.forwarded.values().map(|f| &f.pending));
         bytes += all.iter().map(|p| p.request.weight()).sum::<usize>();
-        let in_hand: BTreeSet<(NodeId, u64)> = all
+        let in_hand: BTreeSet<(u64, NodeId)> = all
             .iter()
             .filter_map(|p| match &p.origin {
-                Origin::Peer(from, token) => Some((from.clone(), *token)),
+                Origin::Peer(from, token) => Some((*token, from.clone())),
                 Origin::Local(_) => None,
             })
             .collect();

@@ -41,7 +41,7 @@ impl Shard {
             Some((key, Slot::Rec(rec)))
                 if rec.gen_ == gen_
                     && rec.confirmed
-                    && rec.owner.as_ref() == Some(from)
+                    && rec.owner.as_deref() == Some(from)
                     && is_active =>
             {
                 rec.ver = ver;
@@ -70,7 +70,7 @@ impl Shard {
             gen_,
             ver,
             data: data.into(),
-            owner: Some(from.clone()),
+            owner: Some(self.shared(from)),
             confirmed: true,
         };
         self.store(&key, rec, out);

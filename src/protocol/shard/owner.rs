@@ -91,7 +91,7 @@ impl Shard {
     /// Takes a request in, wherever it came from.
     pub(super) fn accept(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
         if let Origin::Peer(from, token) = &pending.origin
-            && self.books.in_hand.contains(&(from.clone(), *token))
+            && self.books.in_hand.contains(&(*token, from.clone()))
         {
             return;
         }
@@ -127,10 +127,10 @@ impl Shard {
         };
         let before = std::mem::replace(&mut first.origin, pending.origin.clone());
         if let Origin::Peer(from, token) = before {
-            self.books.in_hand.remove(&(from, token));
+            self.books.in_hand.remove(&(token, from));
         }
         if let Origin::Peer(from, token) = &pending.origin {
-            self.books.in_hand.insert((from.clone(), *token));
+            self.books.in_hand.insert((*token, from.clone()));
         }
         true
     }
@@ -433,9 +433,7 @@ impl Shard {
         for mut pending in wanted.pending {
             pending.request.id.get_or_insert_with(|| {
                 self.next_id += 1;
-                let me = format!("{}#{}", self.me.name, self.me.incarnation);
-                let high = u128::from(xxhash_rust::xxh3::xxh3_64(me.as_bytes()));
-                RequestId(high << 64 | u128::from(self.next_id))
+                RequestId(self.next_id)
             });
             self.next_token += 1;
             if let Origin::Local(token) = pending.origin {
