@@ -467,6 +467,9 @@ enum Slot {
     Rec(Rec),
 }
 
+/// A record as others see it: generation, version, state, owner, confirmed.
+pub type Record<'a> = (Epoch, u64, &'a [u8], Option<&'a NodeId>, bool);
+
 /// Requests for a key that this node does not own yet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 struct Wanted {
@@ -677,8 +680,8 @@ impl Shard {
         self.own(key).map(|own| own.gen_)
     }
 
-    /// The record of `key` that this node keeps for others: generation, version, state, owner, confirmed.
-    pub fn record(&self, key: &Key) -> Option<(Epoch, u64, &[u8], Option<&NodeId>, bool)> {
+    /// The record of `key` that this node keeps for others.
+    pub fn record(&self, key: &Key) -> Option<Record<'_>> {
         match self.slots.get(key) {
             Some(Slot::Rec(rec)) => Some((
                 rec.gen_,

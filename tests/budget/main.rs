@@ -48,12 +48,12 @@ struct Budget {
 }
 
 const BUDGET: Budget = Budget {
-    alone_owner: 28.6,
-    alone_keeper: 16.5,
-    many_owner: 19.3,
-    many_keeper: 7.2,
-    wire: 64.0,
-    instructions: 22_800.0,
+    alone_owner: 14.5,
+    alone_keeper: 3.5,
+    many_owner: 7.5,
+    many_keeper: 0.8,
+    wire: 40.0,
+    instructions: 14_600.0,
 };
 
 /// How many times each is measured.
