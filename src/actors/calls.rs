@@ -78,6 +78,17 @@ impl Calls {
         Ok(u64::from(serial) << 32 | place as u64)
     }
 
+    /// The part has the request now: it is to be given up with the call. False if nobody waits for it any more.
+    pub(crate) fn adopt(&self, token: u64, key: &Key) -> bool {
+        let mut waiting = self.lock();
+        let call = waiting.get_mut(token);
+        if let Some(call) = call {
+            call.key = Some(key.clone());
+            return true;
+        }
+        false
+    }
+
     /// Answers one, if it still waits.
     pub(crate) fn answer(&self, token: u64, answer: Answer) {
         let port = self.lock().take(token);
@@ -138,11 +149,19 @@ impl Calls {
 
 impl Waiting {
     fn take(&mut self, token: u64) -> Option<Port> {
-        let place = (token & u64::from(u32::MAX)) as usize;
-        let is_it = |call: &Call| u64::from(call.serial) == token >> 32;
-        self.calls.get(place).filter(|call| is_it(call))?;
-        Some(self.calls.remove(place).port)
+        self.get_mut(token)?;
+        Some(self.calls.remove(place_of(token)).port)
     }
+
+    fn get_mut(&mut self, token: u64) -> Option<&mut Call> {
+        let call = self.calls.get_mut(place_of(token))?;
+        (u64::from(call.serial) == token >> 32).then_some(call)
+    }
+}
+
+/// Where the call of that name is, if it still is.
+fn place_of(token: u64) -> usize {
+    (token & u64::from(u32::MAX)) as usize
 }
 
 impl Port {
@@ -200,8 +219,15 @@ mod tests {
         let token = calls.add(Some(key.clone()), port_of_part).expect("room");
         let (port_of_actor, mut late_too) = port();
         calls.add(None, port_of_actor).expect("room");
+        let (port_of_both, _late) = port();
+        let adopted = calls.add(None, port_of_both).expect("room");
+        assert!(calls.adopt(adopted, &key));
         assert_eq!(calls.tick(1), []);
-        assert_eq!(calls.tick(1), [(token, key)]);
+        assert_eq!(
+            calls.tick(1),
+            [(token, key.clone()), (adopted, key.clone())]
+        );
+        assert!(!calls.adopt(adopted, &key));
         assert_eq!(late.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         assert_eq!(
             late_too.try_recv(),

@@ -208,6 +208,11 @@ impl Gate {
         self.used.load(Relaxed)
     }
 
+    /// Whether it has requests that the part has not heard of, one of which it may be at work on.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
     /// Whether the part counts what the player does.
     pub(crate) fn is_open(&self) -> bool {
         self.open.load(SeqCst)
@@ -298,6 +303,9 @@ impl Drop for Direct {
     fn drop(&mut self) {
         if let Some(request) = self.request.take() {
             let gate = &self.place.0;
+            if !gate.part.calls.adopt(self.token, &gate.key) {
+                return gate.part.load.taken(request.weight());
+            }
             gate.part.inbox.push(Item::Request {
                 token: self.token,
                 key: gate.key.clone(),

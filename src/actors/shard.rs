@@ -150,8 +150,6 @@ pub(crate) struct State {
     histories: HashMap<Key, History>,
     instances: u64,
     quiet: Option<oneshot::Sender<()>>,
-    /// Told to quiesce, and waiting for what players have directly from clients.
-    quiescing: bool,
     /// The clients' ports do not outlive the actor.
     _calls: OpenCalls,
     /// Peers that were shown or asked for a view since the last tick.
@@ -216,7 +214,6 @@ impl Actor for ShardActor {
             histories: HashMap::new(),
             instances: 0,
             quiet: None,
-            quiescing: false,
             _calls: OpenCalls(Arc::clone(self.part())),
             told: Vec::new(),
             early: Vec::new(),
@@ -341,9 +338,12 @@ impl ShardActor {
             self.item(myself, s, item);
         }
         s.items = items;
-        if s.quiescing && !self.part().load.is_queued() {
-            s.quiescing = false;
-            self.step(myself, s, Input::Quiesce);
+        if s.quiet.is_some()
+            && !self.part().load.is_queued()
+            && s.machine.is_quiet()
+            && let Some(port) = s.quiet.take()
+        {
+            let _ = port.send(());
         }
         if any {
             self.flush(s);
@@ -396,12 +396,14 @@ impl ShardActor {
                 s.outcomes += ran.weight();
                 if !gate.is_open() {
                     // What it did is gone with it.
-                    let input = Input::Request {
-                        token,
-                        key,
-                        request,
-                    };
-                    self.step(myself, s, input);
+                    if self.part().calls.adopt(token, &key) {
+                        let input = Input::Request {
+                            token,
+                            key,
+                            request,
+                        };
+                        self.step(myself, s, input);
+                    }
                 } else {
                     let is_read = matches!(ran, Ran::Done { data: None, .. });
                     let input = Input::Served {
@@ -458,8 +460,8 @@ impl ShardActor {
             }
             Item::Quiesce(port) => {
                 s.quiet = Some(port);
-                s.quiescing = true;
                 self.part().close_residents();
+                self.step(myself, s, Input::Quiesce);
             }
             Item::Refuse => self.step(myself, s, Input::Refuse),
             Item::Local { kind, port } => {
@@ -570,11 +572,8 @@ impl ShardActor {
                     self.shared
                         .progress(self.index, epoch, progress == Progress::Complete);
                 }
-                Effect::Quiet => {
-                    if let Some(port) = s.quiet.take() {
-                        let _ = port.send(());
-                    }
-                }
+                // Players may have requests that the machine has not heard of: see `round`.
+                Effect::Quiet => {}
                 Effect::Broken(invariant) => {
                     error!(node = %self.shared.name, part = self.index, "broken invariant: {invariant}");
                 }
@@ -638,6 +637,10 @@ impl ShardActor {
                     s.idle.watch(entry, player.gate.used());
                     continue;
                 }
+                Some(player) if player.gate.is_busy() => {
+                    s.idle.retry(entry);
+                    continue;
+                }
                 Some(player) => Some(player.gen_),
                 // Its actor has ended, and nobody has asked it since.
                 None => s.machine.owns(&entry.key),
@@ -683,7 +686,7 @@ impl ShardActor {
         if let Some(taken) = header.taken {
             let mut puts = outbox_of(&mut s.outboxes, from).arrived(taken.number);
             match taken.puts {
-                Puts::Kept { but } if same_epoch => {
+                Puts::Kept { but } if same_epoch && but.is_sorted_by(|a, b| a < b) => {
                     // Backwards, so that the places of the others stay what they are.
                     for place in but.iter().rev() {
                         if let Ok(place) = usize::try_from(*place)

@@ -1002,7 +1002,7 @@ impl Shard {
     }
 
     /// Whether only requests of peers are left that this node has not begun, and will not.
-    fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&self) -> bool {
         let parked = |p: &&Pending| matches!(p.origin, Origin::Peer(..));
         self.books.pending
             == self
