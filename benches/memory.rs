@@ -74,9 +74,8 @@ fn main() -> ExitCode {
 
 async fn play(role: String) -> Res<()> {
     match role.split(' ').collect::<Vec<_>>()[..] {
-        ["node", name, idle_ms] => support::node::run(name, idle_ms.parse()?).await,
         ["part", number] => part(number.parse()?).await,
-        _ => Err(format!("no such role: {role}").into()),
+        _ => support::node::play(role).await,
     }
 }
 

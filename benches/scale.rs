@@ -43,14 +43,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const AFTERMATH: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    support::main(play, drive)
-}
-
-async fn play(role: String) -> Res<()> {
-    match role.split(' ').collect::<Vec<_>>()[..] {
-        ["node", name, idle_ms] => support::node::run(name, idle_ms.parse()?).await,
-        _ => Err(format!("no such role: {role}").into()),
-    }
+    support::main(support::node::play, drive)
 }
 
 /// What is measured, and how.

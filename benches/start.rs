@@ -28,14 +28,7 @@ const NODES: usize = 3;
 const AROUND: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    support::main(play, drive)
-}
-
-async fn play(role: String) -> Res<()> {
-    match role.split(' ').collect::<Vec<_>>()[..] {
-        ["node", name, idle_ms] => support::node::run(name, idle_ms.parse()?).await,
-        _ => Err(format!("no such role: {role}").into()),
-    }
+    support::main(support::node::play, drive)
 }
 
 fn drive() -> Res<()> {

@@ -103,6 +103,18 @@ fn holds(cfg: &Cfg, states: usize) {
     assert_eq!(explored.states, states, "the number of states changed");
 }
 
+/// All of these do, or the one with the number `ONLY`.
+fn all_hold(table: &[(Cfg, usize)]) {
+    let only: Option<usize> = std::env::var("ONLY").ok().and_then(|n| n.parse().ok());
+    for (_, (cfg, states)) in table
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| only.is_none_or(|only| only == *n))
+    {
+        holds(cfg, *states);
+    }
+}
+
 #[test]
 fn three_members_and_a_retry() {
     holds(
@@ -523,14 +535,7 @@ fn everything_at_rest_that_fits() {
             166_176,
         ),
     ];
-    let only: Option<usize> = std::env::var("ONLY").ok().and_then(|n| n.parse().ok());
-    for (_, (cfg, states)) in table
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| only.is_none_or(|only| only == *n))
-    {
-        holds(cfg, *states);
-    }
+    all_hold(&table);
 }
 
 /// All configurations of the executable specification that fit into memory, and more of the real machine.
@@ -672,14 +677,7 @@ fn everything_that_fits() {
             4_984_029,
         ),
     ];
-    let only: Option<usize> = std::env::var("ONLY").ok().and_then(|n| n.parse().ok());
-    for (_, (cfg, states)) in table
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| only.is_none_or(|only| only == *n))
-    {
-        holds(cfg, *states);
-    }
+    all_hold(&table);
 }
 
 /// Each deliberate defect of the data protocol violates a check, in a small configuration.

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, pg};
-use ractor_cluster::{
-    IncomingEncryptionMode, NodeServer, RactorClusterMessage, RactorMessage, client_connect,
-};
+use ractor_cluster::{IncomingEncryptionMode, NodeServer, RactorClusterMessage, client_connect};
 
 use crate::support::Res;
 use crate::support::load::{Give, PLAYERS, closed_loop, lines, order};
+use crate::support::player::Reward;
 
 /// The keepers of the other node; each player has one of them.
 const KEEPERS: usize = 16;
@@ -62,9 +61,6 @@ struct Player {
     name: String,
     keeper: ActorRef<Keep>,
 }
-
-#[derive(RactorMessage)]
-struct Reward(i64, RpcReplyPort<i64>);
 
 impl Actor for Player {
     type Msg = Reward;

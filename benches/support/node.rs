@@ -36,8 +36,16 @@ const MADE_AT_A_TIME: usize = 512;
 /// When this node's view changed: the time, how many members, whether it serves.
 type Views = Arc<Mutex<Vec<(u64, usize, bool)>>>;
 
+/// Plays the role of a node.
+pub(crate) async fn play(role: String) -> Res<()> {
+    match role.split(' ').collect::<Vec<_>>()[..] {
+        ["node", name, idle_ms] => run(name, idle_ms.parse()?).await,
+        _ => Err(format!("no such role: {role}").into()),
+    }
+}
+
 /// Runs the node of that name until its input ends.
-pub(crate) async fn run(name: &str, idle_ms: u64) -> Res<()> {
+async fn run(name: &str, idle_ms: u64) -> Res<()> {
     let this = std::env::current_exe()?.into_os_string();
     let config = Config {
         call_timeout: Duration::from_secs(60),

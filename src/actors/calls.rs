@@ -75,7 +75,7 @@ impl Calls {
             key,
             port,
         });
-        Ok(u64::from(serial) << 32 | place as u64)
+        Ok(token_of(serial, place))
     }
 
     /// The part has the request now: it is to be given up with the call. False if nobody waits for it any more.
@@ -128,7 +128,7 @@ impl Calls {
         waiting.calls.retain(|place, call| {
             let waits = now - call.since <= patience;
             if !waits && let Some(key) = call.key.take() {
-                late.push((u64::from(call.serial) << 32 | place as u64, key));
+                late.push((token_of(call.serial, place), key));
             }
             waits
         });
@@ -157,6 +157,11 @@ impl Waiting {
         let call = self.calls.get_mut(place_of(token))?;
         (u64::from(call.serial) == token >> 32).then_some(call)
     }
+}
+
+/// The name of a call.
+fn token_of(serial: u32, place: usize) -> u64 {
+    u64::from(serial) << 32 | place as u64
 }
 
 /// Where the call of that name is, if it still is.

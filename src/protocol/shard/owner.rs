@@ -242,12 +242,9 @@ impl Shard {
         ran: Ran,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
+        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
             return;
         };
-        if own.gen_ != gen_ {
-            return;
-        }
         let Some(pending) = own.running.pop_front() else {
             return out.push(Effect::Broken("an actor handles only what it was given"));
         };
