@@ -20,6 +20,7 @@ mod held;
 mod inspect;
 mod keeper;
 mod owner;
+mod queue;
 mod rest;
 mod table;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use barrier::Progress;
 use held::Books;
 pub use held::REQUEST_BYTES;
 pub use owner::key_max;
+use queue::Queue;
 
 /// Most messages of a later epoch that wait for its view, and most claims that wait for the barrier; further
 /// ones are dropped, and sent again by their senders.
@@ -429,9 +431,9 @@ struct Own {
     /// Keepers must have this version before this node is done with the epoch's sync.
     sync_ver: u64,
     /// Given to the actor, in order, and not handled yet.
-    running: VecDeque<Pending>,
+    running: Queue<Pending>,
     /// Handled: answered as soon as the keepers have that version.
-    waiting: VecDeque<Handled>,
+    waiting: Queue<Handled>,
     actor: Actor,
     /// The tick of the last Put.
     put_at: u64,

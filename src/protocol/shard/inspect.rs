@@ -47,7 +47,7 @@ impl Shard {
         let mut bytes = self.locating.len() * REQUEST_BYTES;
         for slot in self.slots.values() {
             if let Slot::Own(own) = slot {
-                all.extend(&own.running);
+                all.extend(own.running.iter());
                 all.extend(own.waiting.iter().map(|h| &h.pending));
                 bytes += own.waiting.iter().map(|h| h.reply.len()).sum::<usize>();
             }

@@ -413,7 +413,7 @@ impl Shard {
             gen_,
             data: own.data.clone(),
         });
-        for pending in &own.running {
+        for pending in own.running.iter() {
             out.push(Effect::Run {
                 key: key.clone(),
                 gen_,
@@ -493,21 +493,22 @@ impl Shard {
         if let Some(forwarded) = self.forwarded_as.remove(&token) {
             return self.forwarded.remove(&forwarded).map(|f| f.pending);
         }
-        let take = |queue: &mut VecDeque<Pending>| {
-            let at = queue.iter().position(|p| p.origin == Origin::Local(token));
-            queue.remove(at?)
+        let find = |queue: &VecDeque<Pending>| {
+            let is_it = |pending: &Pending| pending.origin == Origin::Local(token);
+            queue.iter().position(is_it)
         };
         if let Some(wanted) = self.wanted.get_mut(key)
-            && let Some(pending) = take(&mut wanted.pending)
+            && let Some(at) = find(&wanted.pending)
         {
+            let pending = wanted.pending.remove(at);
             if wanted.pending.is_empty() {
                 self.wanted.remove(key);
             }
-            return Some(pending);
+            return pending;
         }
         // Nobody has what an actor that is down was to be given.
         let own = self.own_mut(key).filter(|own| own.actor != Actor::Up)?;
-        take(&mut own.running)
+        own.running.remove(find(&own.running)?)
     }
 
     /// This node does not serve: requests that have not started go back to their clients; those of peers are
