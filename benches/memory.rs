@@ -1,7 +1,7 @@
 //! What players cost in memory: resident sets of real processes, names of 16 bytes, 8 bytes of state.
 //!
 //! - In play: players on one node, which is the actor, the owner's slot, and what ractor takes. Their records are on two
-//!   other nodes, half each.
+//!   other nodes, half each. Once with an actor each, once in shared actors.
 //! - At rest: players that were made evenly on three nodes and are idle, two records each; and some of them awake again.
 //! - Bare: ractor actors of the same shape, without statekeeper.
 //! - Parts: what an actor of ractor is made of, one thing at a time.
@@ -33,7 +33,7 @@ use std::time::Duration;
 use ractor::message::{BoxedMessage, SerializedMessage};
 use ractor::{Actor, SupervisionEvent};
 use support::Res;
-use support::fleet::Fleet;
+use support::fleet::{Fleet, Mode};
 use support::load::lines;
 use support::options::Options;
 use support::player::Plain;
@@ -130,12 +130,14 @@ fn many<T: Send + 'static>(count: usize, one: impl Fn() -> T) -> Box<dyn Send> {
 fn drive() -> Res<()> {
     let options = Options::parse(&["--players", "--rest", "--awake"], &["--json"])?;
     let players: usize = options.value("--players", 200_000)?;
-    let mut rows = in_play(players)?;
+    let mut rows = in_play(players, false)?;
+    rows.extend(in_play(players, true)?);
     let (rest, awake) = (
         options.value("--rest", 1_000_000)?,
         options.value("--awake", 50_000)?,
     );
-    rows.extend(at_rest(rest, awake)?);
+    rows.extend(at_rest(rest, awake, false)?);
+    rows.extend(at_rest(rest, awake, true)?);
     for (number, part) in PARTS.iter().enumerate() {
         eprintln!("{part}");
         let mut process = Process::start(this(&format!("part {number}"))?)?;
@@ -143,7 +145,7 @@ fn drive() -> Res<()> {
         let before = process.resident()?;
         process.order(&players.to_string(), "made")?;
         let grown = process.resident()? - before;
-        rows.push((*part, grown as f64 / players as f64));
+        rows.push(((*part).to_owned(), grown as f64 / players as f64));
     }
     for (what, bytes) in &rows {
         if options.has("--json") {
@@ -162,11 +164,23 @@ fn drive() -> Res<()> {
     Ok(())
 }
 
+/// What was measured, and its bytes.
+type Row = (String, f64);
+
+fn way(shared: bool) -> &'static str {
+    if shared {
+        "in shared actors"
+    } else {
+        "an actor each"
+    }
+}
+
 /// Players of one node, and their records on the two others.
-fn in_play(players: usize) -> Res<Vec<(&'static str, f64)>> {
+fn in_play(players: usize, shared: bool) -> Res<Vec<Row>> {
     let dir = tempfile::tempdir()?;
-    eprintln!("{players} players in play");
-    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, 0)?;
+    eprintln!("{players} players in play, {}", way(shared));
+    let mode = Mode { idle_ms: 0, shared };
+    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, mode)?;
     let mut make = |from: usize, to: usize| {
         fleet.nodes[0]
             .process
@@ -181,17 +195,22 @@ fn in_play(players: usize) -> Res<Vec<(&'static str, f64)>> {
         .map(|(before, after)| (*after as f64 - *before as f64) / players as f64)
         .collect();
     let kept = each[1] + each[2];
+    let way = way(shared);
     Ok(vec![
-        ("a player in play, at its own node", each[0]),
-        ("its record, at its keeper", kept),
-        ("both together", each[0] + kept),
+        (format!("a player in play, {way}"), each[0]),
+        ("its record, at its keeper".to_owned(), kept),
+        ("both together".to_owned(), each[0] + kept),
     ])
 }
 
 /// Players at rest on three nodes, and then some of them awake: all processes together.
-fn at_rest(players: usize, awake: usize) -> Res<Vec<(&'static str, f64)>> {
+fn at_rest(players: usize, awake: usize, shared: bool) -> Res<Vec<Row>> {
     let dir = tempfile::tempdir()?;
-    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, IDLE_MS)?;
+    let mode = Mode {
+        idle_ms: IDLE_MS,
+        shared,
+    };
+    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, mode)?;
     let before: u64 = fleet.resident()?.iter().sum();
     let mut made = 0;
     while made < players {
@@ -220,13 +239,12 @@ fn at_rest(players: usize, awake: usize) -> Res<Vec<(&'static str, f64)>> {
             .order(&format!("wake {from} {}", from + share), "woken")?;
     }
     let with_awake: u64 = fleet.resident()?.iter().sum();
+    let way = way(shared);
+    let per_record = (at_rest - before) as f64 / (2 * players) as f64;
     Ok(vec![
-        ("three nodes, empty, together", before as f64),
-        ("with the players at rest", at_rest as f64),
-        (
-            "of that, per record",
-            (at_rest - before) as f64 / (2 * players) as f64,
-        ),
-        ("with some awake", with_awake as f64),
+        (format!("three nodes, empty, {way}"), before as f64),
+        ("with the players at rest".to_owned(), at_rest as f64),
+        ("of that, per record".to_owned(), per_record),
+        ("with some awake".to_owned(), with_awake as f64),
     ])
 }

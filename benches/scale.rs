@@ -18,7 +18,8 @@
 //! In the end: the laws (least squares), and what they say of a hundred nodes.
 //!
 //! `cargo bench --bench scale [-- --nodes 3,5] [--players 10000,100000] [--in-flight N] [--seconds N] [--json]
-//! [--plot FILE.svg]`; `--in-flight` is per node.
+//! [--shared] [--plot FILE.svg]`; `--in-flight` is per node; `--shared`: players share actors, so that a million of them
+//! fit into one machine.
 
 #[allow(dead_code, reason = "the other benches use more of it")]
 mod support;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use support::Res;
-use support::fleet::{Fleet, Mark};
+use support::fleet::{Fleet, Mark, Mode};
 use support::options::Options;
 use support::plot::{self, Chart, Line};
 use support::timeline::Window;
@@ -53,6 +54,8 @@ struct Plan {
     players: usize,
     in_flight: usize,
     wait: Duration,
+    /// Whether players share actors.
+    shared: bool,
 }
 
 /// The cluster before anything changes.
@@ -88,7 +91,7 @@ struct Row {
 fn drive() -> Res<()> {
     let options = Options::parse(
         &["--nodes", "--players", "--in-flight", "--seconds", "--plot"],
-        &["--json"],
+        &["--json", "--shared"],
     )?;
     let nodes = options.list("--nodes", &[3, 5])?;
     let players = options.list("--players", &[10_000, 100_000])?;
@@ -102,6 +105,7 @@ fn drive() -> Res<()> {
                 players: *players,
                 in_flight,
                 wait,
+                shared: options.has("--shared"),
             })?);
         }
     }
@@ -123,7 +127,11 @@ fn measure(plan: Plan) -> Res<Vec<Row>> {
     let tell = |what: &str| eprintln!("{nodes} nodes, {players} players: {what}");
     let dir = tempfile::tempdir()?;
     tell("starting");
-    let mut fleet = Fleet::start(dir.path().to_owned(), nodes, 0)?;
+    let mode = Mode {
+        idle_ms: 0,
+        shared: plan.shared,
+    };
+    let mut fleet = Fleet::start(dir.path().to_owned(), nodes, mode)?;
     fleet.make(players, 1)?;
     let lost = fleet.nodes[nodes - 1].name.clone();
     let census = fleet.census(&lost)?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rexpect::reader::Options as Reading;
 use rexpect::session::spawn_with_options;
 use support::Res;
-use support::fleet::{Fleet, Mark};
+use support::fleet::{Fleet, Mark, Mode};
 use support::options::Options;
 
 /// Many small states and messages, as in the program.
@@ -115,7 +115,7 @@ struct Left {
 fn leave(players: usize, in_flight: usize) -> Res<Left> {
     let dir = tempfile::tempdir()?;
     eprintln!("a node with {players} players leaves");
-    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, 0)?;
+    let mut fleet = Fleet::start(dir.path().to_owned(), NODES, Mode::default())?;
     let mut leaver = fleet.nodes.remove(0);
     leaver
         .process

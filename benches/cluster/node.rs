@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
-use statekeeper::Node;
 use statekeeper::config::Config;
+use statekeeper::{GenServer, Node};
 
 use crate::support::Res;
 use crate::support::load::{Give, PLAYERS, closed_loop, lines, order};
-use crate::support::player::{Call, Plain, Player, Reward, name};
+use crate::support::player::{Call, Guest, Plain, Player, Reward, name};
 
 /// How many nodes a cluster has.
 pub(crate) const NODES: usize = 3;
@@ -21,6 +21,8 @@ struct Bench {
     plain: Vec<ActorRef<Reward>>,
     /// Players that live on this node.
     local: Players,
+    /// Players that live on this node, and share a few actors.
+    guests: Players,
     /// Players that live a third each on the three.
     spread: Players,
 }
@@ -39,20 +41,44 @@ impl Players {
         }
     }
 
-    async fn reward(&self, node: &Node, at: usize) -> Res<()> {
-        node.call::<Player>(&self.keys[at], Call::Reward(1)).await?;
+    async fn reward<G: Asked>(&self, node: &Node, at: usize) -> Res<()> {
+        node.call::<G>(&self.keys[at], Call::Reward(1)).await?;
         self.given[at].fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+
+    async fn points<G: Asked>(&self, node: &Node, at: usize) -> Res<i64> {
+        Ok(node.call::<G>(&self.keys[at], Call::Points).await?)
+    }
+
+    /// Every player has what it was given: no reward lost, none doubled.
+    async fn check<G: Asked>(&self, node: &Node) -> Res<()> {
+        for (at, given) in self.given.iter().enumerate() {
+            let given = i64::try_from(given.load(Ordering::Relaxed))?;
+            let points = self.points::<G>(node, at).await?;
+            if points != given {
+                let key = &self.keys[at];
+                return Err(format!("{key} has {points} points, and was given {given}").into());
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Both types are asked the same.
+trait Asked: GenServer<Call = Call, Reply = i64> {}
+
+impl<G: GenServer<Call = Call, Reply = i64>> Asked for G {}
 
 /// What the clients ask for.
 #[derive(Clone, Copy)]
 enum Way {
     Floor,
     Local,
+    Guests,
     Spread,
     Reads,
+    GuestReads,
 }
 
 impl FromStr for Way {
@@ -62,8 +88,10 @@ impl FromStr for Way {
         match name {
             "floor" => Ok(Self::Floor),
             "local" => Ok(Self::Local),
+            "guests" => Ok(Self::Guests),
             "spread" => Ok(Self::Spread),
             "reads" => Ok(Self::Reads),
+            "guest-reads" => Ok(Self::GuestReads),
             other => Err(format!("no such path: {other}")),
         }
     }
@@ -76,7 +104,8 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
         backups,
         ..Config::new(name)
     };
-    let node = Node::builder(config).register(Player).start().await?;
+    let builder = Node::builder(config).register(Player);
+    let node = builder.register_shared(Guest).start().await?;
     println!("up");
     let mut lines = lines();
     let bench = loop {
@@ -92,7 +121,10 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
     println!("ready");
     while let Some(line) = lines.recv().await {
         if line == "check" {
-            match check(&bench).await {
+            let node = &bench.node;
+            let checked = bench.local.check::<Player>(node).await;
+            let checked = checked.and(bench.guests.check::<Guest>(node).await);
+            match checked.and(bench.spread.check::<Player>(node).await) {
                 Ok(()) => println!("right"),
                 Err(reason) => println!("wrong {reason}"),
             }
@@ -104,7 +136,7 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
         }
         let (way, in_flight, wait) = order(&line)?;
         let (bench, way) = (bench.clone(), way.parse()?);
-        let sample = closed_loop(in_flight, wait, Arc::new(Asked { bench, way }));
+        let sample = closed_loop(in_flight, wait, Arc::new(Clients { bench, way }));
         println!("{}", sample.await?);
     }
     let _ = bench.node.leave().await;
@@ -114,57 +146,55 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
 /// Makes the players that are to live here.
 async fn prepare(node: Node, index: usize) -> Res<Bench> {
     node.wait_for(|view| view.members.len() == NODES).await;
-    let (local, spread) = (Players::new("local"), Players::new("spread"));
-    let mine = spread.keys.iter().skip(index).step_by(NODES);
-    let first: &[String] = if index == 0 { &local.keys } else { &[] };
-    for key in mine.chain(first) {
-        node.call::<Player>(key, Call::Points).await?;
-    }
+    let [local, guests, spread] = ["local", "guest", "spread"].map(Players::new);
     let mut plain = Vec::new();
-    for _ in first {
-        plain.push(Actor::spawn(None, Plain, ()).await?.0);
+    for at in (index..PLAYERS).step_by(NODES) {
+        spread.points::<Player>(&node, at).await?;
+    }
+    if index == 0 {
+        for at in 0..PLAYERS {
+            local.points::<Player>(&node, at).await?;
+            guests.points::<Guest>(&node, at).await?;
+            plain.push(Actor::spawn(None, Plain, ()).await?.0);
+        }
     }
     Ok(Bench {
         node,
         plain,
         local,
+        guests,
         spread,
     })
 }
 
-struct Asked {
+struct Clients {
     bench: Arc<Bench>,
     way: Way,
 }
 
-impl Give for Asked {
+impl Give for Clients {
     async fn give(&self, at: usize) -> Res<()> {
-        let bench = &*self.bench;
+        let Bench {
+            node,
+            plain,
+            local,
+            guests,
+            spread,
+        } = &*self.bench;
         match self.way {
             Way::Floor => {
-                ractor::call!(bench.plain[at], |port| Reward(1, port))?;
+                ractor::call!(plain[at], |port| Reward(1, port))?;
             }
-            Way::Local => bench.local.reward(&bench.node, at).await?,
-            Way::Spread => bench.spread.reward(&bench.node, at).await?,
+            Way::Local => local.reward::<Player>(node, at).await?,
+            Way::Guests => guests.reward::<Guest>(node, at).await?,
+            Way::Spread => spread.reward::<Player>(node, at).await?,
             Way::Reads => {
-                let key = &bench.local.keys[at];
-                bench.node.call::<Player>(key, Call::Points).await?;
+                local.points::<Player>(node, at).await?;
+            }
+            Way::GuestReads => {
+                guests.points::<Guest>(node, at).await?;
             }
         }
         Ok(())
     }
-}
-
-/// Every player has what it was given: no reward lost, none doubled.
-async fn check(bench: &Bench) -> Res<()> {
-    for players in [&bench.local, &bench.spread] {
-        for (key, given) in players.keys.iter().zip(&players.given) {
-            let given = i64::try_from(given.load(Ordering::Relaxed))?;
-            let points = bench.node.call::<Player>(key, Call::Points).await?;
-            if points != given {
-                return Err(format!("{key} has {points} points, and was given {given}").into());
-            }
-        }
-    }
-    Ok(())
 }

@@ -15,7 +15,9 @@ pub(crate) enum Path {
     Floor,
     /// Players of this node, one backup each on another node.
     Local,
-    /// The same with two.
+    /// The same, but they share a few actors.
+    Guests,
+    /// Two backups each.
     LocalTwo,
     /// One ractor_cluster call per reward.
     Naive,
@@ -27,22 +29,31 @@ pub(crate) enum Path {
     Spread,
     /// Reads of players of this node.
     Reads,
+    /// The same, but they share a few actors.
+    GuestReads,
 }
 
 impl Path {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Floor,
         Self::Local,
+        Self::Guests,
         Self::LocalTwo,
         Self::Naive,
         Self::Erlang,
         Self::ErlangBatched,
         Self::Spread,
         Self::Reads,
+        Self::GuestReads,
     ];
 
     pub(crate) fn is_erlang(self) -> bool {
         matches!(self, Self::Erlang | Self::ErlangBatched)
+    }
+
+    /// Whether it is not a reward at the player's own node.
+    fn is_other(self) -> bool {
+        matches!(self, Self::Spread | Self::Reads | Self::GuestReads)
     }
 
     /// What the process with the clients calls it.
@@ -50,8 +61,10 @@ impl Path {
         match self {
             Self::Floor => "floor",
             Self::Local | Self::LocalTwo => "local",
+            Self::Guests => "guests",
             Self::Spread => "spread",
             Self::Reads => "reads",
+            Self::GuestReads => "guest-reads",
             Self::Naive | Self::Erlang | Self::ErlangBatched => "-",
         }
     }
@@ -62,12 +75,14 @@ impl fmt::Display for Path {
         f.pad(match self {
             Self::Floor => "floor: a local actor, no backup",
             Self::Local => "statekeeper, one keeper",
+            Self::Guests => "statekeeper, one keeper, shared actors",
             Self::LocalTwo => "statekeeper, two keepers",
             Self::Naive => "one ractor_cluster call per reward",
             Self::Erlang => "Erlang, one call per reward",
             Self::ErlangBatched => "Erlang, batched by hand",
             Self::Spread => "statekeeper, any of three nodes asked",
             Self::Reads => "statekeeper, reads under the lease",
+            Self::GuestReads => "the same, shared actors",
         })
     }
 }
@@ -115,7 +130,7 @@ impl Report {
             let paths = self
                 .figures
                 .keys()
-                .filter(move |(path, _)| spread == matches!(path, Path::Spread | Path::Reads));
+                .filter(move |(path, _)| spread == path.is_other());
             paths.map(|(path, in_flight)| self.row(*path, *in_flight))
         };
         if json {

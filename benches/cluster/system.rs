@@ -50,7 +50,14 @@ impl System {
             process.expect("ready")?;
         }
         let paths = if backups == 1 {
-            &[Path::Floor, Path::Local, Path::Reads, Path::Spread][..]
+            &[
+                Path::Floor,
+                Path::Local,
+                Path::Guests,
+                Path::Reads,
+                Path::GuestReads,
+                Path::Spread,
+            ][..]
         } else {
             &[Path::LocalTwo]
         };

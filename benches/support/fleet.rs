@@ -17,13 +17,21 @@ pub(crate) struct Running {
     is_late: bool,
 }
 
+/// How the nodes have their players.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mode {
+    /// After which time they go to rest, in milliseconds; 0: never.
+    pub(crate) idle_ms: u64,
+    /// Whether they share actors.
+    pub(crate) shared: bool,
+}
+
 /// The nodes, all in one cluster.
 pub(crate) struct Fleet {
     /// Nodes of their own: no surprise for those that run here already.
     dir: PathBuf,
     pub(crate) nodes: Vec<Running>,
-    /// After which time players go to rest, in milliseconds; 0: never.
-    idle_ms: u64,
+    mode: Mode,
     started: usize,
     is_loaded: bool,
 }
@@ -54,11 +62,11 @@ pub(crate) struct Change {
 }
 
 impl Fleet {
-    pub(crate) fn start(dir: PathBuf, nodes: usize, idle_ms: u64) -> Res<Self> {
+    pub(crate) fn start(dir: PathBuf, nodes: usize, mode: Mode) -> Res<Self> {
         let mut fleet = Self {
             dir,
             nodes: Vec::new(),
-            idle_ms,
+            mode,
             started: 0,
             is_loaded: false,
         };
@@ -75,7 +83,8 @@ impl Fleet {
     pub(crate) fn add(&mut self) -> Res<()> {
         let name = format!("n{}", self.started);
         self.started += 1;
-        let mut command = this(&format!("node {name} {}", self.idle_ms))?;
+        let Mode { idle_ms, shared } = self.mode;
+        let mut command = this(&format!("node {name} {idle_ms} {shared}"))?;
         command
             .env("STATEKEEPER_RUNTIME_DIR", self.dir.join("run"))
             .env("HOME", &self.dir);

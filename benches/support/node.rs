@@ -39,13 +39,13 @@ type Views = Arc<Mutex<Vec<(u64, usize, bool)>>>;
 /// Plays the role of a node.
 pub(crate) async fn play(role: String) -> Res<()> {
     match role.split(' ').collect::<Vec<_>>()[..] {
-        ["node", name, idle_ms] => run(name, idle_ms.parse()?).await,
+        ["node", name, idle_ms, shared] => run(name, idle_ms.parse()?, shared.parse()?).await,
         _ => Err(format!("no such role: {role}").into()),
     }
 }
 
-/// Runs the node of that name until its input ends.
-async fn run(name: &str, idle_ms: u64) -> Res<()> {
+/// Runs the node of that name until its input ends; its players share actors or have one each.
+async fn run(name: &str, idle_ms: u64, shared: bool) -> Res<()> {
     let this = std::env::current_exe()?.into_os_string();
     let config = Config {
         call_timeout: Duration::from_secs(60),
@@ -53,7 +53,13 @@ async fn run(name: &str, idle_ms: u64) -> Res<()> {
         idle: Duration::from_millis(idle_ms),
         ..Config::new(name)
     };
-    let node = Node::builder(config).register(Player).start().await?;
+    let builder = Node::builder(config);
+    let builder = if shared {
+        builder.register_shared(Player)
+    } else {
+        builder.register(Player)
+    };
+    let node = builder.start().await?;
     let views = Views::default();
     let watcher = tokio::spawn(watch(node.clone(), views.clone()));
     println!("up");

@@ -78,6 +78,11 @@ impl Calls {
         Ok(token_of(serial, place))
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().calls.len()
+    }
+
     /// The part has the request now: it is to be given up with the call. False if nobody waits for it any more.
     pub(crate) fn adopt(&self, token: u64, key: &Key) -> bool {
         let mut waiting = self.lock();

@@ -12,8 +12,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::protocol::types::Key;
-
 /// Into how many buckets the idle time is divided: a player rests at most one of them later than it could.
 const BUCKETS: u32 = 64;
 
@@ -23,27 +21,19 @@ const DUE_MAX: usize = 1_000;
 /// A reading of a wheel's clock: how many buckets have gone by.
 pub(crate) type Turn = u64;
 
-/// A player to look at later.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) key: Key,
-    /// Which actor of that key it is.
-    pub(super) instance: u64,
-}
-
 /// The wheel.
 #[derive(Debug)]
-pub(super) struct Idle {
+pub(super) struct Idle<T> {
     start: Instant,
     /// How long a bucket is; none if nobody ever rests.
     step: Option<Duration>,
     now: Turn,
     /// The first one is that of `reached`.
-    buckets: VecDeque<Vec<Entry>>,
+    buckets: VecDeque<Vec<T>>,
     reached: Turn,
 }
 
-impl Idle {
+impl<T> Idle<T> {
     /// A wheel for an idle time; none if that is zero.
     pub(super) fn new(idle: Duration, start: Instant) -> Self {
         let step = (!idle.is_zero()).then(|| (idle / BUCKETS).max(Duration::from_millis(1)));
@@ -62,7 +52,7 @@ impl Idle {
     }
 
     /// Looks at a player when its idle time is over, counted from `used`.
-    pub(super) fn watch(&mut self, entry: Entry, used: Turn) {
+    pub(super) fn watch(&mut self, player: T, used: Turn) {
         if self.step.is_none() {
             return;
         }
@@ -74,17 +64,17 @@ impl Idle {
         if self.buckets.len() <= at {
             self.buckets.resize_with(at + 1, Vec::new);
         }
-        self.buckets[at].push(entry);
+        self.buckets[at].push(player);
     }
 
     /// Looks again at a player that could not go to rest, after an eighth of the idle time.
-    pub(super) fn retry(&mut self, entry: Entry) {
+    pub(super) fn retry(&mut self, player: T) {
         let used = self.now.saturating_sub(Turn::from(BUCKETS - BUCKETS / 8));
-        self.watch(entry, used);
+        self.watch(player, used);
     }
 
     /// Time passed: the players to look at now. Those that there is no time for come next.
-    pub(super) fn turn(&mut self, now: Instant) -> Vec<Entry> {
+    pub(super) fn turn(&mut self, now: Instant) -> Vec<T> {
         let Some(step) = self.step else {
             return Vec::new();
         };
@@ -118,27 +108,18 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::Kind;
 
     const IDLE: Duration = Duration::from_millis(640);
 
-    fn entry(n: u64) -> Entry {
-        Entry {
-            key: Key::new(Kind(1), format!("player{n}")),
-            instance: n,
-        }
-    }
-
-    fn due(idle: &mut Idle, start: Instant, at_ms: u64) -> Vec<u64> {
-        let due = idle.turn(start + Duration::from_millis(at_ms));
-        due.into_iter().map(|entry| entry.instance).collect()
+    fn due(idle: &mut Idle<u64>, start: Instant, at_ms: u64) -> Vec<u64> {
+        idle.turn(start + Duration::from_millis(at_ms))
     }
 
     #[test]
     fn a_player_is_looked_at_when_its_time_is_over_and_not_before() {
         let start = Instant::now();
         let mut idle = Idle::new(IDLE, start);
-        idle.watch(entry(1), idle.now());
+        idle.watch(1, idle.now());
         assert!(due(&mut idle, start, 640).is_empty());
         assert!(!idle.is_over(0));
         assert_eq!(due(&mut idle, start, 650), [1]);
@@ -150,12 +131,12 @@ mod tests {
     fn who_was_used_since_is_looked_at_again_later() {
         let start = Instant::now();
         let mut idle = Idle::new(IDLE, start);
-        idle.watch(entry(1), 0);
+        idle.watch(1, 0);
         due(&mut idle, start, 300);
         let used = idle.now();
         assert_eq!(due(&mut idle, start, 700), [1]);
         assert!(!idle.is_over(used));
-        idle.watch(entry(1), used);
+        idle.watch(1, used);
         assert!(due(&mut idle, start, 940).is_empty());
         assert_eq!(due(&mut idle, start, 950), [1]);
         assert!(idle.is_over(used));
@@ -166,7 +147,7 @@ mod tests {
         let start = Instant::now();
         let mut idle = Idle::new(IDLE, start);
         due(&mut idle, start, 1_000);
-        idle.retry(entry(1));
+        idle.retry(1);
         assert!(due(&mut idle, start, 1_080).is_empty());
         assert_eq!(due(&mut idle, start, 1_090), [1]);
     }
@@ -176,7 +157,7 @@ mod tests {
         let start = Instant::now();
         let mut idle = Idle::new(IDLE, start);
         let many = DUE_MAX as u64 * 2 + 500;
-        (0..many).for_each(|n| idle.watch(entry(n), 0));
+        (0..many).for_each(|player| idle.watch(player, 0));
         let mut lots = Vec::new();
         let mut seen = Vec::new();
         for at in [10_000, 10_001, 10_002, 10_003] {
@@ -193,7 +174,7 @@ mod tests {
     fn where_nobody_rests_nobody_is_remembered() {
         let start = Instant::now();
         let mut idle = Idle::new(Duration::ZERO, start);
-        idle.watch(entry(1), 0);
+        idle.watch(1_u64, 0);
         assert!(due(&mut idle, start, u64::from(u32::MAX)).is_empty());
         assert!(idle.buckets.is_empty());
     }

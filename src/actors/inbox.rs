@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ractor::{ActorRef, ActorStatus};
 use ractor_cluster::RactorMessage;
@@ -38,10 +38,18 @@ impl<T> Inbox<T> {
     /// Adds an item. Its senders are bounded: clients by the limit of waiting requests, peers by their credits,
     /// players by what they were given.
     pub(crate) fn push(&self, item: T) {
-        self.items
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(item);
+        self.add(|items| items.push(item));
+    }
+
+    /// Adds many, in order.
+    pub(crate) fn push_all(&self, new: &mut Vec<T>) {
+        if !new.is_empty() {
+            self.add(|items| items.append(new));
+        }
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Vec<T>)) {
+        add(&mut self.lock());
         self.wake();
         // Nobody will ever take it: whoever waits for an answer hears of that when the item is dropped.
         if self
@@ -49,11 +57,13 @@ impl<T> Inbox<T> {
             .get()
             .is_some_and(|actor| actor.get_status() >= ActorStatus::Stopping)
         {
-            self.items
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            let unread = std::mem::take(&mut *self.lock());
+            drop(unread);
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
@@ -68,20 +78,13 @@ impl<T> Inbox<T> {
     /// Takes what is there, in order, into `items`, which must be empty; the next push wakes again if nothing is.
     pub(crate) fn take(&self, items: &mut Vec<T>) -> bool {
         debug_assert!(items.is_empty(), "what was taken before is handled");
-        std::mem::swap(
-            &mut *self.items.lock().unwrap_or_else(PoisonError::into_inner),
-            items,
-        );
+        std::mem::swap(&mut *self.lock(), items);
         if !items.is_empty() {
             return true;
         }
         self.awake.store(false, Ordering::Release);
         // A push between the swap and the store saw the flag set, and did not wake anybody.
-        let missed = !self
-            .items
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty();
+        let missed = !self.lock().is_empty();
         if missed {
             self.wake();
         }

@@ -85,7 +85,8 @@ impl Load {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// Whether players may do more.
+    pub(crate) fn has_room(&self) -> bool {
         self.outcomes.load(Relaxed) < self.max / OUTCOMES_SHARE
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -341,6 +342,8 @@ impl MembersActor {
     fn publish(&self, s: &mut State) {
         let status = self.status(s);
         let now = info_of(&s.machine, status);
+        let refuses = matches!(status, Status::Alone | Status::Refusing | Status::Suspended);
+        self.shared.refuses.store(refuses, Ordering::Release);
         self.shared.info.send_if_modified(|info| {
             let changed = *info != now;
             if changed {

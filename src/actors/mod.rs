@@ -1,7 +1,9 @@
 //! The ractor actors that drive the protocol: one for the membership, one for each part of the key space (its
-//! keeper, its replicator, and the supervisor of its players), and one for each player.
+//! keeper, its replicator, and the supervisor of its players), and one for each player, or for many.
 
 pub(crate) mod calls;
+mod contain;
+mod host;
 mod idle;
 pub(crate) mod inbox;
 pub(crate) mod lease;

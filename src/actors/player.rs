@@ -1,34 +1,33 @@
-//! One player: the ractor actor that hosts one key of a [`GenServer`]. It handles one request after the other
-//! and hands every outcome to its part of the key space, which backs it up before anybody hears of it.
+//! One player: a key of a [`GenServer`], its living state, and how it handles one request after the other. Every
+//! outcome goes to its part of the key space, which backs it up before anybody hears of it.
 //!
-//! A panic ends the actor. The report goes to the caller, the state dies with the actor, and the supervisor
-//! starts a new one from the last backup.
+//! A player has a ractor actor of its own, or shares one with others ([`host`](super::host)). A panic ends it: the
+//! report goes to the caller, the state is gone, and the supervisor starts it again from the last backup.
 
-use std::any::Any;
-use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::panic::{self, AssertUnwindSafe};
+use std::marker::PhantomData;
 use std::pin::pin;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus};
 use ractor_cluster::RactorMessage;
 use tracing::warn;
 
 use crate::error::Crash;
 use crate::gen_server::GenServer;
+use crate::protocol::SHARDS;
 use crate::protocol::ring::{Raw, Ring, Snapshot, SnapshotRef};
 use crate::protocol::shard::{Answer, Ran, Request};
-use crate::protocol::types::{Epoch, NodeName};
+use crate::protocol::types::NodeName;
 use crate::supervisor::Restart;
 use crate::wire::{self, CallFailure};
 
+use super::contain::contained;
+use super::host::{Guest, Host};
 use super::part::{Direct, Gate};
 use super::shard::Item;
 
-/// A request for the actor; local to the node, so that actors are not advertised to peers.
+/// A request for a player; local to the node, so that its actor is not advertised to peers.
 #[derive(RactorMessage, Debug)]
 pub(crate) enum Run {
     /// From its part.
@@ -37,24 +36,59 @@ pub(crate) enum Run {
     Direct(Direct),
 }
 
+/// Where a player takes its requests.
+#[derive(Clone)]
+pub(crate) enum Address {
+    /// In an actor of its own.
+    Actor(ActorRef<Run>),
+    /// In one that it shares.
+    Guest(Arc<dyn Guest>),
+}
+
+impl Address {
+    /// Gives it a request, after those before. If it has just ended, its end is reported, and its successor gets what
+    /// was given by the part; what came from clients goes to the part.
+    pub(crate) fn give(&self, run: Run) {
+        match self {
+            Self::Actor(actor) => drop(actor.cast(run)),
+            Self::Guest(guest) => Arc::clone(guest).give(run),
+        }
+    }
+
+    /// Ends it; nobody waits for it any more.
+    pub(crate) fn stop(&self) {
+        match self {
+            Self::Actor(actor) => actor.stop(None),
+            Self::Guest(guest) => Arc::clone(guest).stop(),
+        }
+    }
+
+    /// Ends it as a crash would; false if it is not ready to report its end.
+    pub(crate) fn kill(&self) -> bool {
+        match self {
+            // The end of one that is not linked to its supervisor yet would be reported to nobody.
+            Self::Actor(actor) if actor.get_status() < ActorStatus::Running => return false,
+            Self::Actor(actor) => actor.kill(),
+            Self::Guest(guest) => Arc::clone(guest).kill(),
+        }
+        true
+    }
+}
+
 /// A server type, whatever its state and calls are.
 pub(crate) trait ServerType: Send + Sync {
     /// Its name.
     fn name(&self) -> &'static str;
-    /// When its actors are restarted.
+    /// When its players are restarted.
     fn restart(&self) -> Restart;
-    /// Starts an actor.
-    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Option<ActorRef<Run>>;
+    /// Starts a player.
+    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Option<Address>;
 }
 
-/// What an actor is started with.
+/// What a player is started with.
 pub(crate) struct Start {
     /// What it shares with its part: the key, where outcomes go, and who waits for them.
     pub(crate) gate: Arc<Gate>,
-    /// The owner's generation.
-    pub(crate) gen_: Epoch,
-    /// Which actor of that generation it is.
-    pub(crate) instance: u64,
     /// Its state; empty for a new one.
     pub(crate) data: Bytes,
     /// The version of that.
@@ -64,17 +98,20 @@ pub(crate) struct Start {
 }
 
 /// A registered [`GenServer`].
-pub(crate) struct Hosted<G> {
+pub(crate) struct Hosted<G: GenServer> {
     server: G,
     /// Asked for once: user code has no business in the supervisor.
     restart: Restart,
+    /// The actor of each part that its players share; none if each has its own.
+    hosts: Option<[OnceLock<Arc<Host<G>>>; SHARDS]>,
 }
 
 impl<G: GenServer> Hosted<G> {
-    pub(crate) fn new(server: G) -> Self {
+    pub(crate) fn new(server: G, shared: bool) -> Self {
         Self {
             restart: server.restart(),
             server,
+            hosts: shared.then(Default::default),
         }
     }
 }
@@ -88,23 +125,46 @@ impl<G: GenServer> ServerType for Hosted<G> {
         self.restart
     }
 
-    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Option<ActorRef<Run>> {
-        let player = Player {
-            server: self,
-            start,
-        };
-        ractor::ActorRuntime::spawn_linked_instant(None, player, (), supervisor)
+    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Option<Address> {
+        let part = Arc::clone(&start.gate.part);
+        let player = Box::new(Player {
+            server: Arc::clone(&self),
+            gate: start.gate,
+            node: start.node,
+            life: Life::Unborn(start.data, start.ver),
+        });
+        match &self.hosts {
+            None => ractor::ActorRuntime::spawn_linked_instant(
+                None,
+                PlayerActor(PhantomData),
+                player,
+                supervisor,
+            )
             .ok()
-            .map(|(actor, _)| actor)
+            .map(|(actor, _)| Address::Actor(actor)),
+            Some(hosts) => {
+                let host = hosts[part.index].get_or_init(|| Host::start(part, supervisor));
+                Some(Address::Guest(host.seat(player)))
+            }
+        }
     }
 }
 
-struct Player<G> {
+/// One player.
+pub(super) struct Player<G: GenServer> {
     server: Arc<Hosted<G>>,
-    start: Start,
+    gate: Arc<Gate>,
+    node: NodeName,
+    life: Life<G::State>,
 }
 
-/// The living state; none until the first request, so that a panic in `init` has a caller to report to.
+enum Life<S> {
+    /// Nobody has asked yet, so that a panic in `init` will have a caller to report to: the backup and its version.
+    Unborn(Bytes, u64),
+    Live(Live<S>),
+}
+
+/// The living state.
 struct Live<S> {
     ring: Ring,
     state: S,
@@ -114,99 +174,131 @@ struct Live<S> {
     ver: u64,
 }
 
-impl<G: GenServer> Actor for Player<G> {
-    type Msg = Run;
-    type State = Option<Live<G::State>>;
-    type Arguments = ();
+/// What came of a request.
+pub(super) struct Served {
+    /// What the part is to hear of it; none if it was answered.
+    pub(super) item: Option<Item>,
+    /// The report of the panic that ended the player.
+    pub(super) crash: Option<String>,
+}
 
-    async fn pre_start(&self, _: ActorRef<Run>, (): ()) -> Result<Self::State, ActorProcessingErr> {
-        Ok(None)
+/// The actor of one player.
+struct PlayerActor<G>(PhantomData<fn() -> G>);
+
+impl<G: GenServer> Actor for PlayerActor<G> {
+    type Msg = Run;
+    // Boxed, as the work below: the task of an actor has room for all that it may ever hold, also while it is idle.
+    type State = Box<Player<G>>;
+    type Arguments = Box<Player<G>>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Run>,
+        player: Box<Player<G>>,
+    ) -> Result<Box<Player<G>>, ActorProcessingErr> {
+        Ok(player)
     }
 
     async fn handle(
         &self,
         _: ActorRef<Run>,
         run: Run,
-        live: &mut Self::State,
+        player: &mut Box<Player<G>>,
     ) -> Result<(), ActorProcessingErr> {
-        self.start.gate.part.load.room().await;
-        let request = match &run {
-            Run::Given(request) => request,
-            Run::Direct(direct) => direct.request(),
-        };
-        match contained(self.run(request, live)).await {
-            Ok(ran) => {
-                let ver = live.as_ref().map_or(0, |live| live.ver);
-                self.tell(run, ran, Some(ver));
-                Ok(())
+        Box::pin(async {
+            player.gate().part.load.room().await;
+            let served = player.serve(run).await;
+            if let Some(item) = served.item {
+                player.gate().part.inbox.push(item);
             }
-            Err(reason) => {
-                let gate = &self.start.gate;
-                let crash = Crash {
-                    kind: G::NAME.to_owned(),
-                    key: gate.key.name().to_owned(),
-                    node: self.start.node.to_string(),
-                    reason,
-                };
-                warn!(target: "statekeeper::crash", node = %self.start.node, key = gate.key.name(), "{crash}");
-                let text = crash.to_string();
-                self.tell(run, failed(&CallFailure::Crashed(crash)), None);
-                Err(text.into())
-            }
-        }
+            served.crash.map_or(Ok(()), |report| Err(report.into()))
+        })
+        .await
     }
 }
 
 impl<G: GenServer> Player<G> {
-    /// Hands over what came of a request. Answers it at once if nothing changed, and what it was computed from is
-    /// backed up.
-    fn tell(&self, run: Run, ran: Ran, ver: Option<u64>) {
-        let Start {
-            gate,
-            gen_,
-            instance,
-            ..
-        } = &self.start;
-        let part = &gate.part;
+    pub(super) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Handles one request.
+    pub(super) async fn serve(&mut self, run: Run) -> Served {
+        let request = match &run {
+            Run::Given(request) => request,
+            Run::Direct(direct) => direct.request(),
+        };
+        let ran = contained(pin!(self.run(request))).await;
+        match ran {
+            Ok(ran) => {
+                let ver = match &self.life {
+                    Life::Live(live) => Some(live.ver),
+                    Life::Unborn(..) => None,
+                };
+                Served {
+                    item: self.outcome(run, ran, ver),
+                    crash: None,
+                }
+            }
+            Err(reason) => {
+                let node = &self.node;
+                let crash = Crash {
+                    kind: G::NAME.to_owned(),
+                    key: self.gate.key.name().to_owned(),
+                    node: node.to_string(),
+                    reason,
+                };
+                warn!(target: "statekeeper::crash", node = %node, key = crash.key, "{crash}");
+                let report = crash.to_string();
+                Served {
+                    item: self.outcome(run, failed(&CallFailure::Crashed(crash)), None),
+                    crash: Some(report),
+                }
+            }
+        }
+    }
+
+    /// What the part is to hear of a request that was handled; none if it is answered at once, since nothing changed,
+    /// and what it was computed from is backed up.
+    fn outcome(&self, run: Run, ran: Ran, ver: Option<u64>) -> Option<Item> {
+        let gate = Arc::clone(&self.gate);
+        let part = &self.gate.part;
         gate.set_used();
-        let item = match (run, ran) {
+        Some(match (run, ran) {
             (Run::Given(_), ran) => {
                 part.load.outcome(ran.weight());
-                Item::Ran {
-                    key: gate.key.clone(),
-                    gen_: *gen_,
-                    instance: *instance,
-                    ran,
-                }
+                Item::Ran { gate, ran }
             }
             (Run::Direct(direct), Ran::Done { reply, data: None })
                 if ver.is_some_and(|ver| gate.may_answer(ver)) =>
             {
                 let token = direct.token;
                 part.load.taken(direct.finish().weight());
-                return part.calls.answer(token, Answer::Reply(reply));
+                part.calls.answer(token, Answer::Reply(reply));
+                return None;
             }
             (Run::Direct(direct), ran) => {
                 part.load.outcome(ran.weight());
                 Item::Served {
-                    gate: Arc::clone(gate),
-                    gen_: *gen_,
+                    gate,
                     token: direct.token,
                     request: direct.finish(),
                     ran,
                 }
             }
-        };
-        part.inbox.push(item);
+        })
     }
 
     /// Handles one request. What it returns is not yet backed up; where it panics, nothing happened.
-    async fn run(&self, request: &Request, live: &mut Option<Live<G::State>>) -> Ran {
+    async fn run(&mut self, request: &Request) -> Ran {
         let server = &self.server.server;
-        let name = self.start.gate.key.name();
-        let live = match live {
-            Some(live) => live,
-            None => live.insert(self.revive()),
+        let name = self.gate.key.name();
+        if let Life::Unborn(data, ver) = &mut self.life {
+            let data = std::mem::take(data);
+            self.life = Life::Live(revive(server, name, &data, *ver));
+        }
+        let Life::Live(live) = &mut self.life else {
+            unreachable!("it was just born");
         };
         if let Some(reply) = request.id.as_ref().and_then(|id| live.ring.lookup(id)) {
             return Ran::Done {
@@ -256,33 +348,29 @@ impl<G: GenServer> Player<G> {
             data: Some(data),
         }
     }
+}
 
-    /// The state that the actor starts with.
-    fn revive(&self) -> Live<G::State> {
-        let Start {
-            gate, data, ver, ..
-        } = &self.start;
-        let name = gate.key.name();
-        if data.is_empty() {
-            // Nothing is backed up yet, so that the first call writes whatever it leaves behind.
-            return Live {
-                ring: Ring::default(),
-                state: self.server.server.init(name),
-                last: Vec::new(),
-                ver: *ver,
-            };
-        }
-        let restored = wire::decode::<Snapshot>(data)
-            .and_then(|snapshot| Ok((wire::decode(&snapshot.state)?, snapshot)));
-        match restored {
-            Ok((state, snapshot)) => Live {
-                ring: snapshot.ring,
-                state,
-                last: snapshot.state.to_vec(),
-                ver: *ver,
-            },
-            Err(reason) => panic!("the backup of '{name}' cannot be read: {reason}"),
-        }
+/// The state that a player starts with.
+fn revive<G: GenServer>(server: &G, name: &str, data: &[u8], ver: u64) -> Live<G::State> {
+    if data.is_empty() {
+        // Nothing is backed up yet, so that the first call writes whatever it leaves behind.
+        return Live {
+            ring: Ring::default(),
+            state: server.init(name),
+            last: Vec::new(),
+            ver,
+        };
+    }
+    let restored = wire::decode::<Snapshot>(data)
+        .and_then(|snapshot| Ok((wire::decode(&snapshot.state)?, snapshot)));
+    match restored {
+        Ok((state, snapshot)) => Live {
+            ring: snapshot.ring,
+            state,
+            last: snapshot.state.to_vec(),
+            ver,
+        },
+        Err(reason) => panic!("the backup of '{name}' cannot be read: {reason}"),
     }
 }
 
@@ -299,67 +387,4 @@ fn carried<T>(what: &str, result: Result<T, String>) -> T {
 pub(super) fn failed(failure: &CallFailure) -> Ran {
     // Strings only; should that ever fail, the empty reason decodes to an error at the caller.
     Ran::Failed(wire::encode(failure).unwrap_or_default())
-}
-
-thread_local! {
-    /// The report of a panic inside [`contained`]; the outer option says that we are inside one.
-    static PANIC: RefCell<Option<Option<String>>> = const { RefCell::new(None) };
-}
-
-/// Runs a future, and turns its panic into a report with the place in the source.
-async fn contained<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    install_hook();
-    let mut future = pin!(AssertUnwindSafe(future).catch_unwind());
-    poll_fn(|cx| {
-        PANIC.set(Some(None));
-        let polled = future.as_mut().poll(cx);
-        let report = PANIC.take().flatten();
-        polled.map(|done| done.map_err(|_| report.unwrap_or_else(|| "it panicked".to_owned())))
-    })
-    .await
-}
-
-/// Panics of actors are reported by their supervisor; all others go on to the hook that was there before.
-fn install_hook() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            let inside = PANIC.try_with(|report| match &mut *report.borrow_mut() {
-                Some(report) => {
-                    let place = info
-                        .location()
-                        .map(|l| format!(" ({}:{})", l.file(), l.line()));
-                    *report = Some(message(info.payload()) + &place.unwrap_or_default());
-                    true
-                }
-                None => false,
-            });
-            if !inside.unwrap_or(false) {
-                previous(info);
-            }
-        }));
-    });
-}
-
-fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "it panicked".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_becomes_a_report_with_its_place() {
-        let report = contained(async { panic!("bad argument: {}", 7) }).await;
-        let report: String = report
-            .err()
-            .unwrap_or_else(|| unreachable!("it panics"))
-            .to_string();
-        assert!(report.starts_with("bad argument: 7 (src"), "{report}");
-        assert_eq!(contained(async { 5 }).await, Ok(5));
-    }
 }

@@ -10,8 +10,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::BuildHasherDefault;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,16 +21,17 @@ use tracing::{debug, error, info};
 
 use crate::net::Arrival;
 use crate::protocol::shard::{Answer, Effect, Input, Progress, REQUEST_BYTES, Ran, Request, Shard};
-use crate::protocol::types::{Epoch, Key, KeyHasher, Kind, NodeId};
+use crate::protocol::types::{Epoch, Key, Kind, NodeId};
 use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
 use crate::wire::{self, CallFailure, Frame, Header, Puts, Read, Taken};
 
-use super::idle::{Entry, Idle};
+use super::contain::discard;
+use super::idle::Idle;
 use super::inbox::Wake;
 use super::outbox::Outbox;
 use super::part::{Gate, Part};
-use super::player::{Run, Start, failed};
+use super::player::{Address, Run, Start, failed};
 use super::shared::Shared;
 
 /// The inbox of a part.
@@ -48,7 +47,7 @@ const EARLY_MAX: usize = 16;
 const EARLY_BYTES_MAX: usize = 2 * wire::VALUE_BYTES_MAX;
 
 /// How many rounds a part goes on without giving others a turn.
-const ROUNDS_MAX: usize = 4;
+pub(super) const ROUNDS_MAX: usize = 4;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;
@@ -67,20 +66,16 @@ pub(crate) enum Item {
     /// A client asks where an actor is.
     Locate { token: u64, key: Key },
     /// A player handled a request that this part gave it.
-    Ran {
-        key: Key,
-        gen_: Epoch,
-        instance: u64,
-        ran: Ran,
-    },
+    Ran { gate: Arc<Gate>, ran: Ran },
     /// A player handled a request that it had from a client.
     Served {
         gate: Arc<Gate>,
-        gen_: Epoch,
         token: u64,
         request: Request,
         ran: Ran,
     },
+    /// A player that shares its actor crashed, or was killed.
+    Ended { gate: Arc<Gate> },
     /// A backoff is over.
     Restart { key: Key, gen_: Epoch },
     /// A frame of a peer.
@@ -119,15 +114,6 @@ pub(crate) struct ShardActor {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// A player as its part knows it.
-struct Player {
-    instance: u64,
-    gen_: Epoch,
-    gate: Arc<Gate>,
-    /// None if its server type is not registered here.
-    actor: Option<ActorRef<Run>>,
-}
-
 /// The actor's state.
 pub(crate) struct State {
     machine: Shard,
@@ -143,12 +129,10 @@ pub(crate) struct State {
     outboxes: Vec<(NodeId, Outbox)>,
     /// How many frames were sent that the peer is to say of that it took them in.
     frames: u64,
-    players: HashMap<Key, Player, BuildHasherDefault<KeyHasher>>,
-    idle: Idle,
-    /// Which player an actor is, for the reports of its end.
-    actors: HashMap<ActorId, (Key, u64)>,
+    idle: Idle<Arc<Gate>>,
+    /// Whose actor it is, for the reports of its end.
+    actors: HashMap<ActorId, Arc<Gate>>,
     histories: HashMap<Key, History>,
-    instances: u64,
     quiet: Option<oneshot::Sender<()>>,
     /// The clients' ports do not outlive the actor.
     _calls: OpenCalls,
@@ -167,6 +151,7 @@ impl Drop for OpenCalls {
     fn drop(&mut self) {
         self.0.calls.close();
         self.0.close_residents();
+        self.0.clear_out();
     }
 }
 
@@ -208,11 +193,9 @@ impl Actor for ShardActor {
             outcomes: 0,
             outboxes: Vec::new(),
             frames: 0,
-            players: HashMap::default(),
             idle: Idle::new(self.shared.config.idle, Instant::now()),
             actors: HashMap::new(),
             histories: HashMap::new(),
-            instances: 0,
             quiet: None,
             _calls: OpenCalls(Arc::clone(self.part())),
             told: Vec::new(),
@@ -229,6 +212,7 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         // A wake-up of its own for every round would wake another thread for whoever was just answered. Now and then
         // it takes one, so that supervision and other actors get their turn.
+        self.part().let_others_ask().await;
         for _ in 0..ROUNDS_MAX {
             if !self.round(&myself, s) {
                 return Ok(());
@@ -244,15 +228,13 @@ impl Actor for ShardActor {
         event: SupervisionEvent,
         s: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let (id, abnormal) = match event {
-            SupervisionEvent::ActorFailed(cell, _) => (cell.get_id(), true),
+        let (id, abnormal, failed) = match event {
+            SupervisionEvent::ActorFailed(cell, reason) => (cell.get_id(), true, Some(reason)),
             SupervisionEvent::ActorTerminated(cell, state, reason) => {
-                // It holds the user's state, whose destructor is user code.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(state)));
-                (
-                    cell.get_id(),
-                    reason.as_deref().is_some_and(|r| r == "killed"),
-                )
+                // It holds the user's state.
+                discard(state);
+                let killed = reason.as_deref().is_some_and(|r| r == "killed");
+                (cell.get_id(), killed, None)
             }
             SupervisionEvent::ActorStarted(_)
             | SupervisionEvent::ProcessGroupChanged(_)
@@ -262,48 +244,12 @@ impl Actor for ShardActor {
         if self.round(&myself, s) {
             let _ = myself.cast(Wake);
         }
-        let Some((key, instance)) = s.actors.remove(&id) else {
-            return Ok(());
+        let Some(gate) = s.actors.remove(&id) else {
+            // Panics of players do not reach the actor that they share.
+            let broken = |reason| format!("the actor that players share failed: {reason}").into();
+            return failed.map_or(Ok(()), |reason| Err(broken(reason)));
         };
-        let current = s.players.get(&key).filter(|p| p.instance == instance);
-        if let Some(player) = current {
-            let gen_ = player.gen_;
-            self.part().move_out(&player.gate);
-            s.players.remove(&key);
-            let verdict = self.verdict(s, &key, abnormal);
-            info!(node = %self.shared.name, key = key.name(), "player.exit {verdict:?}");
-            match verdict {
-                Verdict::Down => self.step(
-                    &myself,
-                    s,
-                    Input::Exited {
-                        key,
-                        gen_,
-                        again: false,
-                    },
-                ),
-                Verdict::Again(wait) => {
-                    self.step(
-                        &myself,
-                        s,
-                        Input::Exited {
-                            key: key.clone(),
-                            gen_,
-                            again: true,
-                        },
-                    );
-                    if wait.is_zero() {
-                        self.step(&myself, s, Input::Restart { key, gen_ });
-                    } else {
-                        let part = Arc::clone(self.part());
-                        tokio::spawn(async move {
-                            tokio::time::sleep(wait).await;
-                            part.inbox.push(Item::Restart { key, gen_ });
-                        });
-                    }
-                }
-            }
-        }
+        self.ended(&myself, s, &gate, abnormal);
         self.flush(s);
         Ok(())
     }
@@ -374,20 +320,15 @@ impl ShardActor {
                 self.step(myself, s, Input::Locate { token, key });
                 self.part().load.taken(REQUEST_BYTES);
             }
-            Item::Ran {
-                key,
-                gen_,
-                instance,
-                ran,
-            } => {
+            Item::Ran { gate, ran } => {
                 s.outcomes += ran.weight();
-                if s.players.get(&key).is_some_and(|p| p.instance == instance) {
+                if gate.is_open() {
+                    let (key, gen_) = (gate.key.clone(), gate.gen_);
                     self.step(myself, s, Input::Ran { key, gen_, ran });
                 }
             }
             Item::Served {
                 gate,
-                gen_,
                 token,
                 request,
                 ran,
@@ -409,7 +350,7 @@ impl ShardActor {
                     let input = Input::Served {
                         token,
                         key,
-                        gen_,
+                        gen_: gate.gen_,
                         request,
                         ran,
                     };
@@ -421,6 +362,7 @@ impl ShardActor {
                 }
                 self.part().load.taken(bytes);
             }
+            Item::Ended { gate } => self.ended(myself, s, &gate, true),
             Item::Restart { key, gen_ } => self.step(myself, s, Input::Restart { key, gen_ }),
             Item::Frame { from, bytes } => self.frame(myself, s, &from, &bytes),
             Item::LinkDown { peer } => s.outboxes.retain(|(id, _)| *id != peer),
@@ -481,23 +423,16 @@ impl ShardActor {
                 let _ = port.send(local);
             }
             Item::Kill { key, port } => {
-                let actor = s.players.get(&key).and_then(|p| p.actor.as_ref());
-                // The end of one that is not linked to its supervisor yet would be reported to nobody.
-                if actor.is_some_and(|actor| actor.get_status() < ractor::ActorStatus::Running) {
+                let address = self.part().resident(&key).and_then(|(_, address)| address);
+                if address.as_ref().is_some_and(|address| !address.kill()) {
                     return self.part().inbox.push(Item::Kill { key, port });
                 }
-                if let Some(actor) = actor {
-                    actor.kill();
-                }
-                let _ = port.send(actor.is_some());
+                let _ = port.send(address.is_some());
             }
             Item::Dissolve { me, view } => {
                 self.part().open_residents();
-                for player in std::mem::take(&mut s.players).into_values() {
-                    self.part().move_out(&player.gate);
-                    if let Some(actor) = player.actor {
-                        actor.stop(None);
-                    }
+                for address in self.part().clear_out() {
+                    address.stop();
                 }
                 s.outboxes.clear();
                 s.early.clear();
@@ -532,25 +467,17 @@ impl ShardActor {
                 }
                 Effect::Put { to, key } => outbox_of(&mut s.outboxes, &to).put(key),
                 Effect::Start { key, gen_, data } => self.start(myself, s, key, gen_, data),
-                Effect::Run { key, gen_, request } => match s.players.get(&key) {
-                    Some(Player {
-                        actor: Some(actor),
-                        gen_: current,
-                        ..
-                    }) if *current == gen_ => {
-                        // If it has just ended, its end is reported, and its successor gets the request.
-                        let _ = actor.cast(Run::Given(request));
-                    }
-                    Some(_) | None => undeliverable.push((key, gen_)),
-                },
+                Effect::Run { key, gen_, request } => {
+                    match self.resident(&key, gen_) {
+                        Some((_, Some(address))) => address.give(Run::Given(request)),
+                        Some((_, None)) | None => undeliverable.push((key, gen_)),
+                    };
+                }
                 Effect::Stop { key, gen_ } => {
-                    if s.players.get(&key).is_some_and(|p| p.gen_ == gen_)
-                        && let Some(player) = s.players.remove(&key)
+                    if let Some((gate, _)) = self.resident(&key, gen_)
+                        && let Some(address) = self.part().move_out(&gate)
                     {
-                        self.part().move_out(&player.gate);
-                        if let Some(actor) = player.actor {
-                            actor.stop(None);
-                        }
+                        address.stop();
                     }
                 }
                 Effect::Answer { token, answer } => s.answers.push((token, answer)),
@@ -589,40 +516,59 @@ impl ShardActor {
     }
 
     fn start(&self, myself: &ActorRef<Wake>, s: &mut State, key: Key, gen_: Epoch, data: Bytes) {
-        s.instances += 1;
-        let instance = s.instances;
-        let gate = Arc::new(Gate::new(key.clone(), Arc::clone(self.part())));
+        let gate = Arc::new(Gate::new(key.clone(), gen_, Arc::clone(self.part())));
         let start = Start {
             gate: Arc::clone(&gate),
-            gen_,
-            instance,
             data,
             ver: s.machine.owned_state(&key).map_or(0, |(_, ver, _)| ver),
             node: self.shared.name.clone(),
         };
         let server = self.shared.types.get(&key.kind()).cloned();
-        let actor = server.and_then(|server| server.start(start, myself.get_cell()));
-        if let Some(actor) = &actor {
-            s.actors.insert(actor.get_id(), (key.clone(), instance));
-            self.part().settle_in(Arc::clone(&gate), actor.clone());
+        let address = server.and_then(|server| server.start(start, myself.get_cell()));
+        if let Some(Address::Actor(actor)) = &address {
+            s.actors.insert(actor.get_id(), Arc::clone(&gate));
         }
-        let used = s.idle.now();
+        if let Some((before, _)) = self.part().resident(&key) {
+            self.part().move_out(&before);
+        }
         gate.set_used();
-        s.idle.watch(
-            Entry {
-                key: key.clone(),
-                instance,
-            },
-            used,
-        );
-        let player = Player {
-            instance,
+        s.idle.watch(Arc::clone(&gate), s.idle.now());
+        self.part().settle_in(gate, address);
+    }
+
+    /// The player of that generation, if it lives here.
+    fn resident(&self, key: &Key, gen_: Epoch) -> Option<(Arc<Gate>, Option<Address>)> {
+        let resident = self.part().resident(key);
+        resident.filter(|(gate, _)| gate.gen_ == gen_)
+    }
+
+    /// A player crashed, or was killed: its supervisor decides when it starts again.
+    fn ended(&self, myself: &ActorRef<Wake>, s: &mut State, gate: &Arc<Gate>, abnormal: bool) {
+        if !gate.is_open() {
+            // It was ended by this part, or has ended already.
+            return;
+        }
+        self.part().move_out(gate);
+        let (key, gen_) = (gate.key.clone(), gate.gen_);
+        let verdict = self.verdict(s, &key, abnormal);
+        info!(node = %self.shared.name, key = key.name(), "player.exit {verdict:?}");
+        let again = matches!(verdict, Verdict::Again(_));
+        let exited = Input::Exited {
+            key: key.clone(),
             gen_,
-            gate,
-            actor,
+            again,
         };
-        if let Some(before) = s.players.insert(key, player) {
-            self.part().move_out(&before.gate);
+        self.step(myself, s, exited);
+        match verdict {
+            Verdict::Down => {}
+            Verdict::Again(Duration::ZERO) => self.step(myself, s, Input::Restart { key, gen_ }),
+            Verdict::Again(wait) => {
+                let part = Arc::clone(self.part());
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    part.inbox.push(Item::Restart { key, gen_ });
+                });
+            }
         }
     }
 
@@ -630,27 +576,35 @@ impl ShardActor {
     fn rest(&self, myself: &ActorRef<Wake>, s: &mut State) {
         let due = s.idle.turn(Instant::now());
         self.part().turn.store(s.idle.now(), Ordering::Relaxed);
-        for entry in due {
-            let gen_ = match s.players.get(&entry.key) {
-                Some(player) if player.instance != entry.instance => continue,
-                Some(player) if !s.idle.is_over(player.gate.used()) => {
-                    s.idle.watch(entry, player.gate.used());
+        for gate in due {
+            let key = gate.key.clone();
+            let gen_ = match self.part().resident(&key) {
+                Some((current, _)) if !Arc::ptr_eq(&current, &gate) => continue,
+                Some(_) if !s.idle.is_over(gate.used()) => {
+                    let used = gate.used();
+                    s.idle.watch(gate, used);
                     continue;
                 }
-                Some(player) if player.gate.is_busy() => {
-                    s.idle.retry(entry);
+                Some(_) if gate.is_busy() => {
+                    s.idle.retry(gate);
                     continue;
                 }
-                Some(player) => Some(player.gen_),
+                Some(_) => Some(gate.gen_),
                 // Its actor has ended, and nobody has asked it since.
-                None => s.machine.owns(&entry.key),
+                None => s.machine.owns(&key),
             };
             let Some(gen_) = gen_ else { continue };
-            let key = entry.key.clone();
-            self.step(myself, s, Input::Rest { key, gen_ });
-            if s.machine.owns(&entry.key).is_some() {
+            self.step(
+                myself,
+                s,
+                Input::Rest {
+                    key: key.clone(),
+                    gen_,
+                },
+            );
+            if s.machine.owns(&key).is_some() {
                 // It has something to do, or its part has.
-                s.idle.retry(entry);
+                s.idle.retry(gate);
             }
         }
     }

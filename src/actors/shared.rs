@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) parts: Vec<Arc<Part>>,
     pub(crate) members: Arc<Inbox<members::Item>>,
     pub(crate) info: watch::Sender<ViewInfo>,
+    /// Whether the node takes no requests as it is; every request asks.
+    pub(crate) refuses: AtomicBool,
     /// Set once: the node takes no new requests.
     pub(crate) leaving: AtomicBool,
     net: OnceLock<Net>,
@@ -72,10 +74,14 @@ impl Shared {
             types,
             planted,
             parts: (0..SHARDS)
-                .map(|_| Arc::new(Part::new(waiting_max, bytes_max, Arc::clone(&lease))))
+                .map(|index| {
+                    let part = Part::new(index, waiting_max, bytes_max, Arc::clone(&lease));
+                    Arc::new(part)
+                })
                 .collect(),
             members: Arc::new(Inbox::new()),
             info: watch::Sender::new(info),
+            refuses: AtomicBool::new(true),
             leaving: AtomicBool::new(false),
             net: OnceLock::new(),
             guardian: OnceLock::new(),

@@ -7,58 +7,68 @@ use super::support::sandbox::Sandbox;
 #[test]
 fn a_killed_player_goes_on_from_its_backup() {
     let cluster = Cluster::calm(2);
-    let (a, b) = (cluster.node("a"), cluster.node("b"));
-    assert_eq!(a.reward("player1", 5), "5");
-    for total in [7, 9, 11] {
-        assert_eq!(a.ask("kill player1"), "killed");
-        assert_eq!(a.reward("player1", 2), total.to_string());
+    for (here, there) in [("a", "b"), ("b", "a")] {
+        let (node, other) = (cluster.node(here), cluster.node(there));
+        let player = format!("player_{here}");
+        let kill = format!("kill {player}");
+        assert_eq!(node.reward(&player, 5), "5");
+        for total in [7, 9, 11] {
+            assert_eq!(node.ask(&kill), "killed");
+            assert_eq!(node.reward(&player, 2), total.to_string());
+        }
+        let refused = other.ask(&kill);
+        assert!(
+            refused.starts_with("error: ") && refused.contains("not on this node"),
+            "{refused}"
+        );
+        assert_eq!(other.reward(&player, 1), "12");
     }
-    let refused = b.ask("kill player1");
-    assert!(
-        refused.starts_with("error: ") && refused.contains("not on this node"),
-        "{refused}"
-    );
-    assert_eq!(b.reward("player1", 1), "12");
 }
 
 #[test]
 fn a_crash_is_reported_to_the_node_that_asked() {
     let cluster = Cluster::calm(2);
-    let (a, b) = (cluster.node("a"), cluster.node("b"));
-    assert_eq!(a.reward("player1", 5), "5");
-    let crash = b.ask("reward_player player1 {1,2}");
-    assert!(
-        crash.starts_with("** CRASH ") && crash.contains("5 + {1,2}"),
-        "{crash}"
-    );
-    assert_eq!(b.reward("player1", 1), "6");
-    // The first request ever crashes: there is nothing to go back to.
-    let crash = a.ask("reward_player newborn x");
-    assert!(
-        crash.starts_with("** CRASH ") && crash.contains("0 + x"),
-        "{crash}"
-    );
-    assert_eq!(b.reward("newborn", 3), "3");
+    for (here, there) in [("a", "b"), ("b", "a")] {
+        let (node, other) = (cluster.node(here), cluster.node(there));
+        let [player, newborn] = ["player", "newborn"].map(|name| format!("{name}_{here}"));
+        assert_eq!(node.reward(&player, 5), "5");
+        let crash = other.ask(&format!("reward_player {player} {{1,2}}"));
+        assert!(
+            crash.starts_with("** CRASH ") && crash.contains("5 + {1,2}"),
+            "{crash}"
+        );
+        assert_eq!(other.reward(&player, 1), "6");
+        // The first request ever crashes: there is nothing to go back to.
+        let crash = node.ask(&format!("reward_player {newborn} x"));
+        assert!(
+            crash.starts_with("** CRASH ") && crash.contains("0 + x"),
+            "{crash}"
+        );
+        assert_eq!(other.reward(&newborn, 3), "3");
+    }
 }
 
 #[test]
 fn a_player_that_crashes_again_and_again_disturbs_nobody() {
     let cluster = Cluster::calm(3);
-    let a = cluster.node("a");
-    assert_eq!(a.reward("bad", 5), "5");
-    let neighbours = load::players("good", 20);
-    for player in &neighbours {
-        a.points(player);
-    }
-    let book = Load::run(&cluster, &["b", "c"], &neighbours, |_| {
-        for _ in 0..8 {
-            let crash = a.ask("reward_player bad x");
-            assert!(crash.starts_with("** CRASH "), "{crash}");
+    for here in ["a", "b"] {
+        let node = cluster.node(here);
+        let bad = format!("bad_{here}");
+        assert_eq!(node.reward(&bad, 5), "5");
+        let neighbours = load::players(&format!("good_{here}"), 20);
+        for player in &neighbours {
+            node.points(player);
         }
-    });
-    assert!(failures(&book).is_empty(), "{:?}", failures(&book));
-    check_totals(&book, &a);
-    assert_eq!(a.reward("bad", 2), "7");
+        let book = Load::run(&cluster, &["b", "c"], &neighbours, |_| {
+            for _ in 0..8 {
+                let crash = node.ask(&format!("reward_player {bad} x"));
+                assert!(crash.starts_with("** CRASH "), "{crash}");
+            }
+        });
+        assert!(failures(&book).is_empty(), "{:?}", failures(&book));
+        check_totals(&book, &node);
+        assert_eq!(node.reward(&bad, 2), "7");
+    }
 }
 
 #[test]

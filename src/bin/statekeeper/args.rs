@@ -158,6 +158,11 @@ pub(crate) struct Args {
     )]
     pub(crate) idle: u64,
 
+    /// Players share a few actors instead of having one each: faster, and a fraction of the memory; but one that computes
+    /// long holds others up. Each node may do as it likes
+    #[arg(long, env = "STATEKEEPER_SHARE_ACTORS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) share_actors: bool,
+
     /// How many bytes of requests, replies and messages may wait on this node, at least 64 MiB; what would go beyond
     /// is refused: 'overloaded, try again'
     #[arg(long, value_name = "BYTES", env = "STATEKEEPER_WAITING_BYTES", hide_env_values = true,
@@ -255,8 +260,13 @@ impl Args {
         if self.on_possible_loss == LossPolicy::Refuse {
             line.extend(["--on-possible-loss".into(), "refuse".into()]);
         }
-        if self.no_guardian {
-            line.push("--no-guardian".into());
+        for (flag, given) in [
+            ("--no-guardian", self.no_guardian),
+            ("--share-actors", self.share_actors),
+        ] {
+            if given {
+                line.push(flag.into());
+            }
         }
         line
     }
@@ -366,13 +376,13 @@ mod tests {
     #[test]
     fn a_child_of_a_cluster_gets_the_same_options() {
         let args = parse(
-            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --idle 0 --waiting-bytes 99999999 --on-possible-loss refuse",
+            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --idle 0 --waiting-bytes 99999999 --on-possible-loss refuse --share-actors",
         )
         .unwrap();
         let line = args.for_child("app_node2");
         let child =
             Args::try_parse_from(std::iter::once(OsString::from("start.sh")).chain(line)).unwrap();
-        assert!(child.no_shell && child.tied);
+        assert!(child.no_shell && child.tied && child.share_actors);
         assert_eq!(child.name.as_deref(), Some("app_node2"));
         let (ours, theirs) = (args.config("n"), child.config("n"));
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));

@@ -133,7 +133,12 @@ async fn run(args: &Args, log: &Log) -> Result<()> {
 /// Starts the node, and whatever it shall be connected to.
 async fn start(args: &Args, log: &Log) -> Result<(Node, Option<Children>)> {
     let name = args.name.clone().unwrap_or_else(|| cluster::name(1));
-    let builder = Node::builder(args.config(&name)).register(Player);
+    let builder = Node::builder(args.config(&name));
+    let builder = if args.share_actors {
+        builder.register_shared(Player)
+    } else {
+        builder.register(Player)
+    };
     #[cfg(debug_assertions)]
     let builder = match std::env::var("STATEKEEPER_DEFECT") {
         Ok(defect) => builder.plant(defect.parse().context("STATEKEEPER_DEFECT")?),

@@ -1,0 +1,215 @@
+//! Players that share an actor, without a machine: what their part would hear.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::*;
+use crate::actors::lease::Lease;
+use crate::actors::player::{Address, Hosted, ServerType, Start};
+use crate::protocol::shard::{Answer, Ran, Request};
+use crate::protocol::types::{Epoch, Key, Kind, NodeName};
+use crate::wire;
+
+/// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first.
+struct Sums(Arc<Semaphore>);
+
+impl GenServer for Sums {
+    const NAME: &'static str = "sums";
+    type State = i64;
+    type Call = i64;
+    type Reply = i64;
+
+    fn init(&self, _key: &str) -> i64 {
+        0
+    }
+
+    async fn handle_call(&self, _key: &str, number: i64, sum: &mut i64) -> i64 {
+        assert_ne!(number, 0, "nothing to add");
+        if number < 0 {
+            self.0.acquire().await.expect("never closed").forget();
+        }
+        *sum += number.abs();
+        *sum
+    }
+}
+
+/// The part's actor, which only supervises here.
+struct Supervisor;
+
+impl Actor for Supervisor {
+    type Msg = Wake;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Wake>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+struct Bench {
+    part: Arc<Part>,
+    permits: Arc<Semaphore>,
+    types: Arc<Hosted<Sums>>,
+    supervisor: ActorRef<Wake>,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let permits = Arc::new(Semaphore::new(0));
+        Self {
+            part: Arc::new(Part::new(0, 1_000, 1 << 20, Arc::new(Lease::new()))),
+            types: Arc::new(Hosted::new(Sums(permits.clone()), true)),
+            permits,
+            supervisor: Actor::spawn(None, Supervisor, ()).await.unwrap().0,
+        }
+    }
+
+    /// A new player.
+    fn player(&self, name: &str) -> Address {
+        let key = Key::new(Kind::of(Sums::NAME), name);
+        let gate = Arc::new(Gate::new(key, Epoch(1), Arc::clone(&self.part)));
+        let start = Start {
+            gate: Arc::clone(&gate),
+            data: Bytes::new(),
+            ver: 0,
+            node: NodeName::new("a@h"),
+        };
+        let types: Arc<dyn ServerType> = self.types.clone();
+        let address = types.start(start, self.supervisor.get_cell()).unwrap();
+        self.part.settle_in(gate, Some(address.clone()));
+        address
+    }
+
+    /// A client asks.
+    fn ask(&self, name: &str, number: i64) -> oneshot::Receiver<Answer> {
+        let key = Key::new(Kind::of(Sums::NAME), name);
+        let (port, answer) = oneshot::channel();
+        let request = request(number);
+        self.part.call(key.borrowed(), request, port).unwrap();
+        answer
+    }
+
+    /// What the part hears next.
+    async fn hears(&self) -> String {
+        let wait = async {
+            let mut items = Vec::new();
+            while !self.part.inbox.take(&mut items) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // The rest is for the next time.
+            let first = items.remove(0);
+            self.part.inbox.push_all(&mut items);
+            said(first)
+        };
+        tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .expect("the part hears something")
+    }
+}
+
+fn request(number: i64) -> Request {
+    Request {
+        id: None,
+        payload: wire::encode(&number).unwrap(),
+        again: false,
+    }
+}
+
+fn said(item: shard::Item) -> String {
+    match item {
+        shard::Item::Served { gate, ran, .. } => format!("{} {}", gate.key.name(), outcome(&ran)),
+        shard::Item::Ran { gate, ran } => format!("{} gave {}", gate.key.name(), outcome(&ran)),
+        shard::Item::Ended { gate } => format!("{} ended", gate.key.name()),
+        shard::Item::Request { key, request, .. } => {
+            let number: i64 = wire::decode(&request.payload).unwrap();
+            format!("{} was asked {number}", key.name())
+        }
+        _ => "something else".to_owned(),
+    }
+}
+
+fn outcome(ran: &Ran) -> String {
+    match ran {
+        Ran::Done { reply, .. } => wire::decode::<i64>(reply).unwrap().to_string(),
+        Ran::Failed(_) => "failed".to_owned(),
+        Ran::Unknown => "unknown".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_player_and_no_other() {
+    let bench = Bench::new().await;
+    let (bad, _good) = (bench.player("bad"), bench.player("good"));
+    let _answers = [
+        bench.ask("bad", 0),
+        bench.ask("good", 2),
+        bench.ask("good", 3),
+    ];
+    assert_eq!(bench.hears().await, "bad failed");
+    assert_eq!(bench.hears().await, "bad ended");
+    assert_eq!(bench.hears().await, "good 2");
+    assert_eq!(bench.hears().await, "good 5");
+    // What comes late is for its successor: a client's request goes to the part, the part's own stays with the part.
+    bad.give(Run::Given(request(4)));
+    let _late = bench.ask("bad", 7);
+    assert_eq!(bench.hears().await, "bad was asked 7");
+}
+
+#[tokio::test]
+async fn while_one_waits_the_others_go_on_and_its_own_requests_keep_their_order() {
+    let bench = Bench::new().await;
+    let (_slow, _quick) = (bench.player("slow"), bench.player("quick"));
+    let _answers = [
+        bench.ask("slow", -10),
+        bench.ask("slow", -20),
+        bench.ask("slow", 5),
+        bench.ask("quick", 1),
+    ];
+    assert_eq!(bench.hears().await, "quick 1");
+    bench.permits.add_permits(1);
+    assert_eq!(bench.hears().await, "slow 10");
+    let _again = bench.ask("quick", 1);
+    assert_eq!(bench.hears().await, "quick 2");
+    bench.permits.add_permits(1);
+    assert_eq!(bench.hears().await, "slow 30");
+    assert_eq!(bench.hears().await, "slow 35");
+}
+
+#[tokio::test]
+async fn one_that_is_killed_while_it_waits_gives_its_requests_back() {
+    let bench = Bench::new().await;
+    let address = bench.player("slow");
+    let _answers = [bench.ask("slow", -10), bench.ask("slow", 5)];
+    assert!(address.kill());
+    let mut heard = [
+        bench.hears().await,
+        bench.hears().await,
+        bench.hears().await,
+    ];
+    heard.sort_unstable();
+    assert_eq!(
+        heard,
+        ["slow ended", "slow was asked -10", "slow was asked 5"]
+    );
+    // Its end is told once.
+    assert!(address.kill());
+    let _other = bench.player("other");
+    let _answer = bench.ask("other", 1);
+    assert_eq!(bench.hears().await, "other 1");
+}
+
+#[tokio::test]
+async fn one_that_its_part_stops_says_nothing() {
+    let bench = Bench::new().await;
+    let (address, _other) = (bench.player("gone"), bench.player("other"));
+    let _first = bench.ask("gone", 1);
+    assert_eq!(bench.hears().await, "gone 1");
+    address.stop();
+    address.give(Run::Given(request(2)));
+    let _answer = bench.ask("other", 1);
+    assert_eq!(bench.hears().await, "other 1");
+}
