@@ -222,7 +222,7 @@ fn a_node_leaves() {
             ..TWO
         },
         &[goals::ANSWERED, goals::LEFT],
-        10_633,
+        10_831,
     );
 }
 

@@ -1,6 +1,7 @@
 //! What a part has to say to one peer. Requests of the protocol wait while one frame of them is in flight, so
 //! that frames grow with the load by themselves and a lone update never waits; answers always go at once, since
-//! what they answer was bounded already.
+//! what they answer was bounded already. Copies that nobody waits for, which a change of the view makes many of, go
+//! last, and a few in each frame.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -62,6 +63,44 @@ struct Flight {
     waited: u32,
 }
 
+/// Keys in the order in which they came, each at most once.
+#[derive(Debug, Default)]
+struct Keys {
+    order: VecDeque<Key>,
+    /// Those that are meant: whatever else is in `order` was taken out.
+    queued: HashSet<Key, BuildHasherDefault<KeyHasher>>,
+}
+
+impl Keys {
+    fn push(&mut self, key: Key) {
+        if self.queued.insert(key.clone()) {
+            self.order.push_back(key);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Key> {
+        loop {
+            let key = self.order.pop_front()?;
+            if self.queued.remove(&key) {
+                return Some(key);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.order.clear();
+        self.queued.clear();
+    }
+}
+
+/// A copy that nobody waits for: it heals the cluster.
+pub(super) enum Heal {
+    /// The latest state of a key.
+    Put(Key),
+    /// A [`Msg::Hold`].
+    Hold(Msg),
+}
+
 /// The queue towards one peer.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -74,9 +113,12 @@ pub(super) struct Outbox {
     requests: VecDeque<Msg>,
     /// What is in `requests`: it is not queued again while it waits.
     asked: HashSet<Ask>,
-    /// Keys whose latest state the peer must get, in the order in which they came to need it.
-    puts: VecDeque<Key>,
-    queued: HashSet<Key, BuildHasherDefault<KeyHasher>>,
+    /// Keys whose latest state the peer must get, because clients wait for that.
+    puts: Keys,
+    /// Those whose latest state it must get some time.
+    heals: Keys,
+    /// Copies without an owner.
+    holds: VecDeque<Msg>,
 }
 
 impl Outbox {
@@ -98,7 +140,6 @@ impl Outbox {
             }
             Msg::Claim { .. }
             | Msg::Put { .. }
-            | Msg::Hold { .. }
             | Msg::Done { .. }
             | Msg::Forward { .. }
             | Msg::Locate { .. } => {
@@ -106,13 +147,21 @@ impl Outbox {
                     self.requests.push_back(msg);
                 }
             }
+            Msg::Hold { .. } => {
+                if Ask::of(&msg).is_none_or(|ask| self.asked.insert(ask)) {
+                    self.holds.push_back(msg);
+                }
+            }
         }
     }
 
-    /// Notes that the peer must get the latest state of a key.
-    pub(super) fn put(&mut self, key: Key) {
-        if self.queued.insert(key.clone()) {
-            self.puts.push_back(key);
+    /// Notes that the peer must get the latest state of a key; `awaited`: a client waits for that.
+    pub(super) fn put(&mut self, key: Key, awaited: bool) {
+        if awaited {
+            self.heals.queued.remove(&key);
+            self.puts.push(key);
+        } else if !self.puts.queued.contains(&key) {
+            self.heals.push(key);
         }
     }
 
@@ -177,12 +226,16 @@ impl Outbox {
         self.requests.clear();
         self.asked.clear();
         self.puts.clear();
-        self.queued.clear();
+        self.heals.clear();
+        self.holds.clear();
     }
 
     /// Whether there is something to send now.
     pub(super) fn is_ready(&self) -> bool {
-        let waiting = !self.requests.is_empty() || !self.puts.is_empty();
+        let waiting = !self.requests.is_empty()
+            || !self.puts.queued.is_empty()
+            || !self.heals.queued.is_empty()
+            || !self.holds.is_empty();
         !self.taken.is_empty() || !self.answers.is_empty() || waiting && self.flight.is_none()
     }
 
@@ -196,17 +249,29 @@ impl Outbox {
     /// The next request to send.
     pub(super) fn next_request(&mut self) -> Option<Msg> {
         let msg = self.requests.pop_front()?;
-        if let Some(ask) = Ask::of(&msg) {
-            self.asked.remove(&ask);
-        }
+        self.forget(&msg);
         Some(msg)
     }
 
     /// The next key whose state is to be sent.
     pub(super) fn next_put(&mut self) -> Option<Key> {
-        let key = self.puts.pop_front()?;
-        self.queued.remove(&key);
-        Some(key)
+        self.puts.pop()
+    }
+
+    /// The next copy to send that nobody waits for.
+    pub(super) fn next_heal(&mut self) -> Option<Heal> {
+        if let Some(key) = self.heals.pop() {
+            return Some(Heal::Put(key));
+        }
+        let msg = self.holds.pop_front()?;
+        self.forget(&msg);
+        Some(Heal::Hold(msg))
+    }
+
+    fn forget(&mut self, msg: &Msg) {
+        if let Some(ask) = Ask::of(msg) {
+            self.asked.remove(&ask);
+        }
     }
 }
 
@@ -229,6 +294,29 @@ mod tests {
         assert_eq!(outbox.arrived(1), []);
         assert_eq!(outbox.arrived(2), [put("b")]);
         assert_eq!(outbox.arrived(2), []);
+    }
+
+    #[test]
+    fn what_a_client_waits_for_goes_before_what_heals() {
+        let key = |name: &str| Key::new(Kind(1), name);
+        let mut outbox = Outbox::default();
+        for name in ["a", "b", "c"] {
+            outbox.put(key(name), false);
+        }
+        outbox.put(key("b"), true);
+        outbox.put(key("b"), false);
+        outbox.put(key("d"), true);
+        let put = |outbox: &mut Outbox| outbox.next_put();
+        let heal = |outbox: &mut Outbox| match outbox.next_heal()? {
+            Heal::Put(key) => Some(key),
+            Heal::Hold(_) => None,
+        };
+        assert_eq!(put(&mut outbox), Some(key("b")));
+        assert_eq!(heal(&mut outbox), Some(key("a")));
+        assert_eq!(put(&mut outbox), Some(key("d")));
+        assert_eq!(heal(&mut outbox), Some(key("c")));
+        assert!(!outbox.is_ready());
+        assert_eq!((put(&mut outbox), heal(&mut outbox)), (None, None));
     }
 
     #[test]

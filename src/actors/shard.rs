@@ -29,7 +29,7 @@ use crate::wire::{self, CallFailure, Frame, Header, Puts, Read, Taken};
 use super::contain::discard;
 use super::idle::Idle;
 use super::inbox::Wake;
-use super::outbox::Outbox;
+use super::outbox::{Heal, Outbox};
 use super::part::{Gate, Part};
 use super::player::{Address, Run, Start, failed};
 use super::shared::Shared;
@@ -48,6 +48,13 @@ const EARLY_BYTES_MAX: usize = 2 * wire::VALUE_BYTES_MAX;
 
 /// How many rounds a part goes on without giving others a turn.
 pub(super) const ROUNDS_MAX: usize = 4;
+
+/// The most bytes of copies that nobody waits for, in a frame with something that a client waits for: the next one
+/// waits until this frame was taken in. They take about as long as the updates that a busy part has in a frame.
+const HEAL_BYTES_BESIDE: usize = 4 * 1024;
+
+/// The most bytes of them in any other frame.
+const HEAL_BYTES_ALONE: usize = 32 * 1024;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;
@@ -465,7 +472,9 @@ impl ShardActor {
                     let bytes_max = self.part().load.max();
                     outbox_of(&mut s.outboxes, &to).push(msg, bytes_max);
                 }
-                Effect::Put { to, key } => outbox_of(&mut s.outboxes, &to).put(key),
+                Effect::Put { to, key, awaited } => {
+                    outbox_of(&mut s.outboxes, &to).put(key, awaited);
+                }
                 Effect::Start { key, gen_, data } => self.start(myself, s, key, gen_, data),
                 Effect::Run { key, gen_, request } => {
                     match self.resident(&key, gen_) {
@@ -733,12 +742,30 @@ impl ShardActor {
                     {
                         frame.push(&msg);
                     }
-                    while !frame.is_full()
-                        && let Some(key) = outbox.next_put()
-                    {
+                    let mut put = |frame: &mut Frame, key: Key| {
                         if let Some((gen_, ver, data)) = machine.owned_state(&key) {
                             frame.put(&key, gen_, ver, data);
                             puts.push((key, gen_, ver));
+                        }
+                    };
+                    while !frame.is_full()
+                        && let Some(key) = outbox.next_put()
+                    {
+                        put(&mut frame, key);
+                    }
+                    let heal_bytes = if frame.len() > answers {
+                        HEAL_BYTES_BESIDE
+                    } else {
+                        HEAL_BYTES_ALONE
+                    };
+                    let full = frame.len() + heal_bytes;
+                    while !frame.is_full()
+                        && frame.len() < full
+                        && let Some(heal) = outbox.next_heal()
+                    {
+                        match heal {
+                            Heal::Put(key) => put(&mut frame, key),
+                            Heal::Hold(msg) => frame.push(&msg),
                         }
                     }
                     if frame.len() > answers {

@@ -38,44 +38,46 @@ impl Placement {
         self.active.iter().any(|(_, a)| a == id)
     }
 
-    /// The active members from the best rank for `key` to the worst.
-    pub fn ranked(&self, key: &Key) -> Vec<&NodeId> {
-        let mut scored: Vec<(u64, &NodeId)> = self
-            .active
-            .iter()
-            .map(|(seed, id)| (mix(seed ^ key.hash()), id))
-            .collect();
-        scored.sort_unstable_by(|a, b| b.cmp(a));
-        scored.into_iter().map(|(_, id)| id).collect()
+    /// The active members from the best rank for `key` to the worst. Found one after the other, without an allocation:
+    /// mostly the first few are wanted, and of every key when the view changes.
+    pub fn ranked(&self, key: &Key) -> impl Iterator<Item = &NodeId> {
+        let hash = key.hash();
+        let after = move |last: Option<(u64, &NodeId)>| {
+            self.active
+                .iter()
+                .map(|(seed, id)| (mix(seed ^ hash), id))
+                .filter(|scored| last.is_none_or(|last| *scored < last))
+                .max()
+        };
+        std::iter::successors(after(None), move |last| after(Some(*last))).map(|(_, id)| id)
     }
 
     /// The member of rank 0: the directory entry of `key`.
     pub fn home(&self, key: &Key) -> Option<&NodeId> {
-        self.active
-            .iter()
-            .map(|(seed, id)| (mix(seed ^ key.hash()), id))
-            .max()
-            .map(|(_, id)| id)
+        self.ranked(key).next()
     }
 
     /// The first `backups` members that are not `owner`: who holds a copy beside it. The home is either the
     /// owner or the first of them, so that its record doubles as the directory entry.
-    pub fn keepers(&self, key: &Key, owner: &NodeId, backups: usize) -> Vec<NodeId> {
+    pub fn keepers(
+        &self,
+        key: &Key,
+        owner: &NodeId,
+        backups: usize,
+    ) -> impl Iterator<Item = &NodeId> {
         self.ranked(key)
-            .into_iter()
-            .filter(|id| *id != owner)
+            .filter(move |id| *id != owner)
             .take(backups)
-            .cloned()
-            .collect()
     }
 
     /// The first `backups + 1` members: where a record without an owner lives.
-    pub fn top(&self, key: &Key, backups: usize) -> Vec<NodeId> {
-        self.ranked(key)
-            .into_iter()
-            .take(backups + 1)
-            .cloned()
-            .collect()
+    pub fn top(&self, key: &Key, backups: usize) -> impl Iterator<Item = &NodeId> {
+        self.ranked(key).take(backups + 1)
+    }
+
+    /// Whether `id` is one of the [`top`](Self::top).
+    pub fn is_top(&self, key: &Key, backups: usize, id: &NodeId) -> bool {
+        self.top(key, backups).any(|top| top == id)
     }
 }
 
@@ -131,8 +133,8 @@ mod tests {
         fn owner_and_keeper_never_share_a_node(nodes in 1..9_usize, backups in 1..4_usize, name in "[a-z]{1,8}") {
             let (placement, key) = (placement(0..nodes, 1), Key::new(Kind(7), name));
             for owner in placement.ranked(&key) {
-                let keepers = placement.keepers(&key, owner, backups);
-                prop_assert!(!keepers.contains(owner));
+                let keepers: Vec<_> = placement.keepers(&key, owner, backups).collect();
+                prop_assert!(!keepers.contains(&owner));
                 prop_assert_eq!(keepers.len(), backups.min(nodes - 1));
             }
         }
@@ -142,8 +144,8 @@ mod tests {
             let (placement, key) = (placement(0..nodes, 1), Key::new(Kind(7), name));
             let home = placement.home(&key);
             for owner in placement.ranked(&key) {
-                let first = placement.keepers(&key, owner, backups).into_iter().next();
-                prop_assert!(home == Some(owner) || home == first.as_ref());
+                let first = placement.keepers(&key, owner, backups).next();
+                prop_assert!(home == Some(owner) || home == first);
             }
         }
 
@@ -154,18 +156,18 @@ mod tests {
             name in "[a-z]{1,8}",
         ) {
             let (placement, key) = (placement(0..nodes, 1), Key::new(Kind(7), name));
-            let top = placement.top(&key, backups);
+            let top: Vec<_> = placement.top(&key, backups).collect();
             prop_assert_eq!(top.len(), (backups + 1).min(nodes));
-            prop_assert_eq!(top.first(), placement.home(&key));
+            prop_assert_eq!(top.first().copied(), placement.home(&key));
             for owner in placement.ranked(&key) {
-                prop_assert!(placement.keepers(&key, owner, backups).iter().all(|id| top.contains(id)));
+                prop_assert!(placement.keepers(&key, owner, backups).all(|id| top.contains(&id)));
             }
         }
 
         #[test]
         fn a_new_life_of_a_node_has_the_rank_of_the_old_one(nodes in 1..9_usize, name in "[a-z]{1,8}") {
             let (old, new, key) = (placement(0..nodes, 1), placement(0..nodes, 2), Key::new(Kind(7), name));
-            let names = |p: &Placement| p.ranked(&key).into_iter().map(|id| id.name.clone()).collect::<Vec<_>>();
+            let names = |p: &Placement| p.ranked(&key).map(|id| id.name.clone()).collect::<Vec<_>>();
             prop_assert_eq!(names(&old), names(&new));
         }
 
@@ -175,8 +177,8 @@ mod tests {
             let lost = NodeId::new(format!("n{}@host", lost % nodes), 1);
             let mut rest = whole.clone();
             rest.active.retain(|(_, id)| *id != lost);
-            let ranked: Vec<&NodeId> = whole.ranked(&key).into_iter().filter(|id| **id != lost).collect();
-            prop_assert_eq!(rest.ranked(&key), ranked);
+            let ranked: Vec<&NodeId> = whole.ranked(&key).filter(|id| **id != lost).collect();
+            prop_assert_eq!(rest.ranked(&key).collect::<Vec<_>>(), ranked);
         }
     }
 
@@ -210,6 +212,6 @@ mod tests {
         let (placement, key) = (placement(0..0, 1), Key::new(Kind(7), "x"));
         assert!(placement.is_empty());
         assert_eq!(placement.home(&key), None);
-        assert_eq!(placement.top(&key, 1), []);
+        assert_eq!(placement.top(&key, 1).count(), 0);
     }
 }

@@ -27,6 +27,7 @@ mod table;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,6 +63,10 @@ const KEY_MIN: usize = 64;
 
 /// How many resend ticks a message may stay unanswered before it is sent again.
 const RESEND_AFTER: u64 = 2;
+
+/// How many keys whose copies are not in place yet are looked at in a tick. A view can make millions of them, most of
+/// which are still queued: to send them again is for the few that got lost.
+const UNSETTLED_AT_A_TICK: usize = 1_024;
 
 /// What a client asks an actor.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -346,6 +351,8 @@ pub enum Effect {
         to: NodeId,
         /// The key.
         key: Key,
+        /// Whether a client waits for that; the others may go later.
+        awaited: bool,
     },
     /// Start an actor with that state (empty: a new one).
     Start {
@@ -509,6 +516,8 @@ pub struct Shard {
     /// Keys whose copies of this epoch are not in place yet; for a record, who acknowledged the Hold. When this node is
     /// done with the sync, only actors that go to rest are left.
     unsettled: BTreeMap<Key, Vec<NodeId>>,
+    /// The last of them that was sent again, if there were more than are sent again at a time.
+    resent: Option<Key>,
     done_sent: bool,
     done_from: BTreeSet<NodeId>,
     complete: bool,
@@ -520,7 +529,7 @@ pub struct Shard {
     forwarded_as: BTreeMap<u64, u64>,
     locating: BTreeMap<u64, Key>,
     /// Owned keys that some keeper has not acknowledged, or whose answers only the lease holds back; and some
-    /// that no longer are.
+    /// that no longer are. What only this epoch's sync waits for is in `unsettled` alone.
     lagging: Vec<Key>,
     parked: Vec<(NodeId, Epoch, Msg)>,
     /// Claims of this epoch that came before this node had authority.
@@ -556,6 +565,7 @@ impl Shard {
             lineage: vec![placement.clone()],
             placement,
             unsettled: BTreeMap::new(),
+            resent: None,
             done_sent: true,
             done_from: BTreeSet::new(),
             complete: true,
@@ -622,7 +632,7 @@ impl Shard {
                 self.resend(leased, RESEND_AFTER, out);
             }
             Input::Linked => self.resend(leased, 0, out),
-            Input::Leased => self.settle_all(leased, out),
+            Input::Leased => self.revisit(leased, None, out),
             Input::Quiesce => self.quiescing = true,
             Input::Refuse => self.refuse(out),
         }
@@ -923,7 +933,7 @@ impl Shard {
             {
                 Err("only the home of a key grants it, or names its owner")
             }
-            Msg::Hold { key, .. } if !self.placement.top(key, self.backups).contains(&self.me) => {
+            Msg::Hold { key, .. } if !self.placement.is_top(key, self.backups, &self.me) => {
                 Err("a copy without an owner goes to the first of its ranking alone")
             }
             Msg::Grant { .. }
@@ -948,16 +958,22 @@ impl Shard {
         Ok(())
     }
 
-    /// Answers what only the lease held back, and forgets which keys no longer lag.
-    fn settle_all(&mut self, leased: bool, out: &mut Vec<Effect>) {
+    /// Answers what only the lease held back, forgets which keys no longer lag, and puts those again that were last put
+    /// as early as that.
+    fn revisit(&mut self, leased: bool, put_by: Option<u64>, out: &mut Vec<Effect>) {
         for key in std::mem::take(&mut self.lagging) {
-            self.settle(leased, &key, out);
-            let Some(own) = self.own_mut(&key) else {
+            if self.own(&key).is_some_and(|own| !own.waiting.is_empty()) {
+                self.settle(leased, &key, out);
+            }
+            let Some(Slot::Own(own)) = self.slots.get_mut(&key) else {
                 continue;
             };
-            own.listed = own.lags() || !own.waiting.is_empty();
-            if own.listed {
-                self.lagging.push(key);
+            own.listed = false;
+            if own.lags() || !own.waiting.is_empty() {
+                if own.lags() && put_by.is_some_and(|by| own.put_at <= by) {
+                    own.send_puts(&key, self.tick, out);
+                }
+                own.list(&key, &mut self.lagging);
             }
         }
     }
@@ -965,18 +981,13 @@ impl Shard {
     /// Sends again what was not acknowledged for that many ticks.
     fn resend(&mut self, leased: bool, after: u64, out: &mut Vec<Effect>) {
         let tick = self.tick;
-        self.settle_all(leased, out);
-        for key in self.lagging.clone() {
-            if self
-                .own(&key)
-                .is_some_and(|own| own.lags() && tick >= own.put_at + after)
-            {
-                self.send_puts(&key, out);
-            }
-        }
-        let holds: Vec<Key> = self.unsettled.keys().cloned().collect();
-        for key in &holds {
-            self.send_holds(key, out);
+        let put_by = tick.checked_sub(after);
+        self.revisit(leased, put_by, out);
+        if after == 0 {
+            self.resent = None;
+            self.resend_unsettled(put_by, usize::MAX, out);
+        } else {
+            self.resend_unsettled(put_by, UNSETTLED_AT_A_TICK, out);
         }
         let due: Vec<Key> = self
             .wanted
@@ -1000,6 +1011,30 @@ impl Shard {
         }
         if self.done_sent && !self.complete {
             self.send_done(out);
+        }
+    }
+
+    /// Sends the copies of so many unsettled keys again, and next time those of the keys after them.
+    fn resend_unsettled(&mut self, put_by: Option<u64>, most: usize, out: &mut Vec<Effect>) {
+        let from = match self.resent.take() {
+            Some(key) => Bound::Excluded(key),
+            None => Bound::Unbounded,
+        };
+        let rest = self.unsettled.range((from, Bound::Unbounded));
+        let keys: Vec<Key> = rest.take(most).map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            match self.slots.get_mut(key) {
+                // Those that are listed as lagging are looked at there.
+                Some(Slot::Own(own)) => {
+                    if !own.listed && own.lags() && put_by.is_some_and(|by| own.put_at <= by) {
+                        own.send_puts(key, self.tick, out);
+                    }
+                }
+                Some(Slot::Rec(_)) | None => self.send_holds(key, out),
+            }
+        }
+        if keys.len() == most {
+            self.resent = keys.into_iter().next_back();
         }
     }
 

@@ -357,7 +357,7 @@ impl World {
         let epoch = node.shard.epoch();
         let msg = match effect {
             Effect::Send { to, msg } => (to, Some(msg)),
-            Effect::Put { to, key } => (to, node.shard.put_of(&key)),
+            Effect::Put { to, key, .. } => (to, node.shard.put_of(&key)),
             Effect::Start { key, gen_, .. } => {
                 node.actors.insert(key, (gen_, VecDeque::new()));
                 return;

@@ -45,11 +45,7 @@ pub static MEMBERS: LazyLock<Vec<Member>> = LazyLock::new(|| {
         members,
         leaving: Vec::new(),
     };
-    let ranked: Vec<NodeId> = Placement::of(&everybody)
-        .ranked(&KEY)
-        .into_iter()
-        .cloned()
-        .collect();
+    let ranked: Vec<NodeId> = Placement::of(&everybody).ranked(&KEY).cloned().collect();
     ranked
         .iter()
         .map(|id| member(id.name.as_str(), 1))

@@ -181,7 +181,7 @@ impl Cluster {
                     },
                 );
             }
-            Effect::Put { to, key } => {
+            Effect::Put { to, key, .. } => {
                 let delay = self.dice.between(0, 8);
                 let due = process.due.entry((part, to.clone())).or_default();
                 if due.is_empty() {

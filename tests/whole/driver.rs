@@ -163,7 +163,7 @@ impl Cfg {
                     }
                     w.send(&me, &to, true, Item::Part(line, epoch, msg));
                 }
-                shard::Effect::Put { to, key } => {
+                shard::Effect::Put { to, key, .. } => {
                     if let Some(msg) = w.node(at).and_then(|n| n.shard.put_of(&key)) {
                         w.send(&me, &to, true, Item::Part(line, epoch, msg));
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::defect::Defect;
 use super::super::placement::Placement;
-use super::super::types::NodeId;
+use super::super::types::{Key, NodeId};
 use super::super::view::View;
 use super::{Effect, Msg, Rec, Shard, Slot};
 
@@ -19,6 +19,16 @@ pub enum Progress {
     Sent,
     /// Every member's copies are in place: authority is whole, and surplus records are gone.
     Complete,
+}
+
+/// How a key fits a view that was just installed.
+enum Fit {
+    /// As it was before.
+    Settled,
+    /// It has to go somewhere.
+    Open,
+    /// It is to be dropped: a deliberate defect only.
+    Surplus,
 }
 
 impl Shard {
@@ -50,70 +60,25 @@ impl Shard {
         self.done_from.clear();
         self.complete = false;
         self.unsettled.clear();
+        self.resent = None;
         self.early.clear();
 
-        for key in self.slots.keys() {
-            match self.slots.remove(&key) {
-                Some(Slot::Own(mut own)) => {
-                    if self.placement.is_active(&self.me) {
-                        let keepers = self.placement.keepers(&key, &self.me, self.backups);
-                        let acked = std::mem::take(&mut own.keepers);
-                        let same = keepers.iter().eq(acked.iter().map(|(id, _)| id));
-                        let by_diff = self.planted.has(Defect::PushByDiff);
-                        own.keepers = keepers
-                            .into_iter()
-                            .map(|id| {
-                                let ver = acked
-                                    .iter()
-                                    .find(|(a, _)| *a == id)
-                                    .and_then(|(_, ver)| *ver);
-                                let unseen = same.then_some(own.ver);
-                                (id, if by_diff { unseen } else { ver })
-                            })
-                            .collect();
-                        own.sync_ver = own.ver;
-                        if !own.is_synced() {
-                            self.unsettled.insert(key.clone(), Vec::new());
-                        }
-                        self.slots.insert(key.clone(), Slot::Own(own));
-                        self.send_puts(&key, out);
-                    } else {
-                        let rec = Rec {
-                            gen_: own.gen_,
-                            ver: own.ver,
-                            data: own.data[..].into(),
-                            owner: None,
-                            confirmed: true,
-                        };
-                        self.slots.insert(key.clone(), Slot::Rec(rec));
-                        self.disown(&key, *own, out);
-                        self.unsettled.insert(key.clone(), Vec::new());
-                        self.send_holds(&key, out);
-                    }
-                }
-                Some(Slot::Rec(mut rec)) => {
-                    let live = rec
-                        .owner
-                        .as_ref()
-                        .is_some_and(|owner| self.placement.is_active(owner));
-                    let only_dead = self.planted.has(Defect::OnlyDeadOwnersPushed);
-                    if !live || !(rec.confirmed || only_dead || self.was_home_throughout(&key)) {
-                        rec.owner = None;
-                    }
-                    let settled = self.is_settled(&rec);
-                    if self.planted.has(Defect::DropAtInstall)
-                        && !self.placement.top(&key, self.backups).contains(&self.me)
-                    {
-                        continue;
-                    }
-                    self.slots.insert(key.clone(), Slot::Rec(rec));
-                    if !settled {
-                        self.unsettled.insert(key.clone(), Vec::new());
-                        self.send_holds(&key, out);
-                    }
-                }
-                None => {}
+        // Most keys stay as they are, and the rest of the part waits meanwhile: they are looked at where they lie, and
+        // only those that have to go somewhere are sorted.
+        let mut slots = std::mem::take(&mut self.slots);
+        let mut open = Vec::new();
+        slots.retain(|key, slot| match self.adapt(key, slot) {
+            Fit::Settled => true,
+            Fit::Open => {
+                open.push(key.clone());
+                true
             }
+            Fit::Surplus => false,
+        });
+        self.slots = slots;
+        open.sort_unstable();
+        for key in open {
+            self.pass_on(key, out);
         }
 
         // Messages of the old view are void: whatever waited for one asks again.
@@ -135,6 +100,88 @@ impl Shard {
             if epoch >= self.view.epoch {
                 self.message(leased, from, epoch, msg, out);
             }
+        }
+    }
+
+    /// Makes what this node has of a key what it is under the view just installed.
+    fn adapt(&self, key: &Key, slot: &mut Slot) -> Fit {
+        match slot {
+            Slot::Own(_) if !self.placement.is_active(&self.me) => Fit::Open,
+            Slot::Own(own) => {
+                let keepers = || self.placement.keepers(key, &self.me, self.backups);
+                let same = keepers().eq(own.keepers.iter().map(|(id, _)| id));
+                if self.planted.has(Defect::PushByDiff) {
+                    let unseen = same.then_some(own.ver);
+                    own.keepers = keepers().map(|id| (id.clone(), unseen)).collect();
+                } else if !same {
+                    let acked = std::mem::take(&mut own.keepers);
+                    let ver = |id| {
+                        acked
+                            .iter()
+                            .find(|(a, _)| a == id)
+                            .and_then(|(_, ver)| *ver)
+                    };
+                    own.keepers = keepers().map(|id| (id.clone(), ver(id))).collect();
+                }
+                own.sync_ver = own.ver;
+                own.put_at = self.tick;
+                if own.lags() || !own.waiting.is_empty() {
+                    Fit::Open
+                } else {
+                    Fit::Settled
+                }
+            }
+            Slot::Rec(rec) => {
+                let owner = rec.owner.as_deref();
+                let live = owner.is_some_and(|owner| self.placement.is_active(owner));
+                let only_dead = self.planted.has(Defect::OnlyDeadOwnersPushed);
+                if !live || !(rec.confirmed || only_dead || self.was_home_throughout(key)) {
+                    rec.owner = None;
+                }
+                if self.planted.has(Defect::DropAtInstall)
+                    && !self.placement.is_top(key, self.backups, &self.me)
+                {
+                    Fit::Surplus
+                } else if self.is_settled(rec) {
+                    Fit::Settled
+                } else {
+                    Fit::Open
+                }
+            }
+        }
+    }
+
+    /// Brings the copies of a key to where the view just installed wants them.
+    fn pass_on(&mut self, key: Key, out: &mut Vec<Effect>) {
+        match self.slots.get_mut(&key) {
+            Some(Slot::Own(own)) if self.placement.is_active(&self.me) => {
+                own.send_puts(&key, self.tick, out);
+                if !own.waiting.is_empty() {
+                    own.list(&key, &mut self.lagging);
+                }
+                if !own.is_synced() {
+                    self.unsettled.insert(key, Vec::new());
+                }
+            }
+            Some(Slot::Own(own)) => {
+                let rec = Rec {
+                    gen_: own.gen_,
+                    ver: own.ver,
+                    data: own.data[..].into(),
+                    owner: None,
+                    confirmed: true,
+                };
+                if let Some(Slot::Own(own)) = self.slots.insert(key.clone(), Slot::Rec(rec)) {
+                    self.disown(&key, *own, out);
+                }
+                self.unsettled.insert(key.clone(), Vec::new());
+                self.send_holds(&key, out);
+            }
+            Some(Slot::Rec(_)) => {
+                self.unsettled.insert(key.clone(), Vec::new());
+                self.send_holds(&key, out);
+            }
+            None => {}
         }
     }
 
@@ -199,7 +246,7 @@ impl Shard {
         let (placement, backups, me) = (&self.placement, self.backups, &self.me);
         self.slots.retain(|key, slot| match slot {
             Slot::Own(_) => true,
-            Slot::Rec(_) => placement.top(key, backups).contains(me),
+            Slot::Rec(_) => placement.is_top(key, backups, me),
         });
         out.push(Effect::Progress(self.view.epoch, Progress::Complete));
         for ((from, key), rests) in std::mem::take(&mut self.early) {

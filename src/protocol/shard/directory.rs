@@ -219,8 +219,11 @@ impl Shard {
             },
             Slot::Rec(rec) => Located {
                 keepers: match &rec.owner {
-                    Some(owner) => self.placement.keepers(key, owner, self.backups),
-                    None => self.placement.top(key, self.backups),
+                    Some(owner) => {
+                        let keepers = self.placement.keepers(key, owner, self.backups);
+                        keepers.cloned().collect()
+                    }
+                    None => self.placement.top(key, self.backups).cloned().collect(),
                 },
                 owner: rec.owner.as_deref().cloned(),
                 version: rec.ver,

@@ -60,8 +60,8 @@ impl Shard {
         let key = key.to_key();
         // A defect lets messages of other epochs pass, in which other nodes were keepers.
         let is_keeper = || {
-            let keepers = self.placement.keepers(&key, from, self.backups);
-            keepers.contains(&self.me)
+            let mut keepers = self.placement.keepers(&key, from, self.backups);
+            keepers.any(|id| *id == self.me)
         };
         if same_epoch && !(is_active && is_keeper()) {
             return refuse("an owner puts its state to its keepers alone");
@@ -125,16 +125,17 @@ impl Shard {
         if (rec.gen_, rec.ver) != (gen_, ver) {
             return;
         }
-        let targets = self.hold_targets(key);
-        let Some(acks) = self.unsettled.get_mut(key) else {
+        let Some(mut acks) = self.unsettled.get_mut(key).map(std::mem::take) else {
             return;
         };
-        if targets.contains(&from) && !acks.contains(&from) {
+        if self.hold_targets(key).any(|id| *id == from) && !acks.contains(&from) {
             acks.push(from);
         }
-        if targets.iter().all(|t| acks.contains(t)) {
+        if self.hold_targets(key).all(|id| acks.contains(id)) {
             self.unsettled.remove(key);
             self.rested(key);
+        } else {
+            self.unsettled.insert(key.clone(), acks);
         }
     }
 
@@ -163,39 +164,39 @@ impl Shard {
                 .is_some_and(|owner| self.placement.is_active(owner))
     }
 
-    fn hold_targets(&self, key: &Key) -> Vec<NodeId> {
+    /// Where a record without an owner goes.
+    fn hold_targets(&self, key: &Key) -> impl Iterator<Item = &NodeId> {
         let backups = if self.planted.has(Defect::NoOrphanCopy) {
             0
         } else {
             self.backups
         };
-        let mut top = self.placement.top(key, backups);
-        top.retain(|id| *id != self.me);
-        top
+        let top = self.placement.top(key, backups);
+        top.filter(|id| **id != self.me)
     }
 
     /// Passes an unsettled record on to those that have not acknowledged it, or an unsettled owner's state.
     pub(super) fn send_holds(&mut self, key: &Key, out: &mut Vec<Effect>) {
-        let targets = self.hold_targets(key);
         let Some(Slot::Rec(rec)) = self.slots.get(key) else {
             return;
         };
         let Some(acks) = self.unsettled.get(key) else {
             return;
         };
-        let missing: Vec<NodeId> = targets.into_iter().filter(|t| !acks.contains(t)).collect();
-        if missing.is_empty() {
-            self.unsettled.remove(key);
-            return;
-        }
-        for to in missing {
+        let mut missing = false;
+        for to in self.hold_targets(key).filter(|id| !acks.contains(id)) {
+            missing = true;
             let msg = Msg::Hold {
                 key: key.clone(),
                 gen_: rec.gen_,
                 ver: rec.ver,
                 data: Bytes::copy_from_slice(&rec.data),
             };
+            let to = to.clone();
             out.push(Effect::Send { to, msg });
+        }
+        if !missing {
+            self.unsettled.remove(key);
         }
     }
 }

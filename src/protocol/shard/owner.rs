@@ -27,20 +27,25 @@ impl Own {
         self.acked() != Some(self.ver)
     }
 
-    /// Sends the state to every keeper that lacks it, and lists the key as lagging.
-    fn send_puts(&mut self, key: &Key, tick: u64, lagging: &mut Vec<Key>, out: &mut Vec<Effect>) {
+    /// Sends the state to every keeper that lacks it.
+    pub(super) fn send_puts(&mut self, key: &Key, tick: u64, out: &mut Vec<Effect>) {
         self.put_at = tick;
-        if !self.listed {
-            self.listed = true;
-            lagging.push(key.clone());
-        }
         for (to, acked) in &self.keepers {
             if *acked != Some(self.ver) {
                 out.push(Effect::Put {
                     to: to.clone(),
                     key: key.clone(),
+                    awaited: !self.waiting.is_empty(),
                 });
             }
+        }
+    }
+
+    /// Lists the key as lagging.
+    pub(super) fn list(&mut self, key: &Key, lagging: &mut Vec<Key>) {
+        if !self.listed {
+            self.listed = true;
+            lagging.push(key.clone());
         }
     }
 
@@ -193,7 +198,7 @@ impl Shard {
             gen_,
             ver,
             data: data.clone(),
-            keepers: keepers.into_iter().map(|id| (id, acked)).collect(),
+            keepers: keepers.map(|id| (id.clone(), acked)).collect(),
             sync_ver: 0,
             running: Default::default(),
             waiting: Default::default(),
@@ -296,7 +301,8 @@ impl Shard {
                             reply,
                         });
                         if changed {
-                            own.send_puts(key, self.tick, &mut self.lagging, out);
+                            own.send_puts(key, self.tick, out);
+                            own.list(key, &mut self.lagging);
                         }
                     }
                     if !changed || planted.has(Defect::ReplyBeforeAck) {
@@ -316,7 +322,8 @@ impl Shard {
     /// Sends the state to every keeper that lacks it.
     pub(super) fn send_puts(&mut self, key: &Key, out: &mut Vec<Effect>) {
         if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
-            own.send_puts(key, self.tick, &mut self.lagging, out);
+            own.send_puts(key, self.tick, out);
+            own.list(key, &mut self.lagging);
         }
     }
 
@@ -350,7 +357,9 @@ impl Shard {
         if !self.unsettled.is_empty() && own.is_synced() {
             self.unsettled.remove(key);
         }
-        self.settle(leased, key, out);
+        if !own.waiting.is_empty() {
+            self.settle(leased, key, out);
+        }
     }
 
     /// Answers what every keeper has, if this node may.
@@ -362,9 +371,8 @@ impl Shard {
         };
         if !may_answer {
             // The next tick looks again: a key with answers is listed.
-            if !own.waiting.is_empty() && !own.listed {
-                own.listed = true;
-                self.lagging.push(key.clone());
+            if !own.waiting.is_empty() {
+                own.list(key, &mut self.lagging);
             }
             return;
         }

@@ -94,7 +94,7 @@ impl Shard {
     /// All copies of a record without an owner are in place: this one is surplus if it is not among them. While the
     /// barrier goes on nothing is.
     pub(super) fn rested(&mut self, key: &Key) {
-        if self.complete && !self.placement.top(key, self.backups).contains(&self.me) {
+        if self.complete && !self.placement.is_top(key, self.backups, &self.me) {
             self.slots.remove(key);
         }
     }

@@ -32,14 +32,16 @@ impl Table {
         found.map(|entry| (&entry.0, &mut entry.1))
     }
 
-    pub(super) fn insert(&mut self, key: Key, slot: Slot) {
+    /// Puts a slot in place; what was there before.
+    pub(super) fn insert(&mut self, key: Key, slot: Slot) -> Option<Slot> {
         match self
             .entries
             .entry(key.hash(), |entry| entry.0 == key, |entry| entry.0.hash())
         {
-            Entry::Occupied(mut entry) => entry.get_mut().1 = slot,
+            Entry::Occupied(mut entry) => Some(std::mem::replace(&mut entry.get_mut().1, slot)),
             Entry::Vacant(entry) => {
                 entry.insert(Box::new((key, slot)));
+                None
             }
         }
     }
@@ -54,13 +56,11 @@ impl Table {
     }
 
     /// Drops what `keep` does not want; it is asked in no order.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Key, &Slot) -> bool) {
-        self.entries.retain(|entry| keep(&entry.0, &entry.1));
-    }
-
-    /// All keys, in order.
-    pub(super) fn keys(&self) -> Vec<Key> {
-        self.iter().map(|(key, _)| key.clone()).collect()
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Key, &mut Slot) -> bool) {
+        self.entries.retain(|entry| {
+            let (key, slot) = &mut **entry;
+            keep(key, slot)
+        });
     }
 
     /// Everything, in the order of the keys.

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::super::placement::Placement;
 use super::super::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
 use super::super::view::View;
-use super::{Answer, Effect, Input, KEY_SHARE, Msg, Progress, Ran, Request, Shard};
+use super::{
+    Answer, Effect, Input, KEY_SHARE, Msg, Progress, Ran, Request, Shard, UNSETTLED_AT_A_TICK,
+};
 
 const PENDING_MAX: usize = 4 * KEY_SHARE;
 
@@ -43,7 +45,7 @@ fn ranked(names: &[&str]) -> Key {
     let placement = Placement::of(&view(1, names));
     let wanted: Vec<NodeId> = names.iter().map(|name| id(name)).collect();
     let keys = (0..10_000).map(|n| Key::new(Kind(1), format!("key{n}")));
-    let has_order = |key: &Key| placement.ranked(key).into_iter().eq(&wanted);
+    let has_order = |key: &Key| placement.ranked(key).eq(&wanted);
     keys.into_iter()
         .find(has_order)
         .expect("some key has any order")
@@ -763,6 +765,38 @@ fn a_claim_before_the_barrier_is_answered_after_it() {
         .into_iter()
         .filter(|msg| matches!(msg, Msg::Grant { .. }));
     assert_eq!(grants.count(), 1);
+}
+
+#[test]
+fn what_is_not_in_place_is_sent_again_a_bounded_number_at_a_time() {
+    let names = ["a@h", "b@h", "c@h"];
+    let mut part = Part::of("b@h");
+    let keys = (0..).map(|n| Key::new(Kind(1), format!("orphan{n}")));
+    let placement = Placement::of(&view(1, &names));
+    let kept = keys.filter(|key| placement.keepers(key, &id("a@h"), 1).eq([&id("b@h")]));
+    for key in kept.take(UNSETTLED_AT_A_TICK + 1) {
+        part.hear(
+            "a@h",
+            Msg::Put {
+                key,
+                gen_: Epoch(1),
+                ver: 1,
+                data: data("1"),
+            },
+        );
+    }
+    let holds = |effects: &[Effect]| {
+        let sent = sent_to("c@h", effects).into_iter();
+        sent.filter(|msg| matches!(msg, Msg::Hold { .. })).count()
+    };
+    let effects = part.step(Input::Install(view(2, &["b@h", "c@h"])));
+    assert_eq!(holds(&effects), UNSETTLED_AT_A_TICK + 1);
+    // Then from the first one again.
+    for expected in [UNSETTLED_AT_A_TICK, 1, UNSETTLED_AT_A_TICK] {
+        assert_eq!(holds(&part.step(Input::Tick)), expected);
+    }
+    // What was lost with a connection is sent again at once.
+    assert_eq!(holds(&part.step(Input::Linked)), UNSETTLED_AT_A_TICK + 1);
 }
 
 #[test]
