@@ -1,9 +1,11 @@
 //! The vocabulary of the protocol: identities, keys and time, each a type of its own.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::defect::{Defect, Planted};
 
@@ -190,24 +192,20 @@ pub const KEY_BYTES_MAX: usize = 255;
 
 /// Names one actor in the cluster: its server type and its own name.
 ///
-/// Ordered by a hash that is the same on every node, so that maps compare one integer first.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "(Kind, Arc<str>)", into = "(Kind, Arc<str>)")]
+/// Ordered by a hash that is the same on every node. There are millions of them and they are copied a lot: short names are
+/// in the key itself, and the hash, which costs less than a look at cold memory, is not.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(Kind, SmolStr)", into = "(Kind, SmolStr)")]
 pub struct Key {
-    hash: u64,
+    name: SmolStr,
     kind: Kind,
-    name: Arc<str>,
 }
 
 impl Key {
     /// The key of the actor `name` of the server type `kind`.
-    pub fn new(kind: Kind, name: impl Into<Arc<str>>) -> Self {
+    pub fn new(kind: Kind, name: impl Into<SmolStr>) -> Self {
         let name = name.into();
-        Self {
-            hash: KeyRef::new(kind, &name).hash,
-            kind,
-            name,
-        }
+        Self { name, kind }
     }
 
     /// Whether `name` can name an actor: 1 to [`KEY_BYTES_MAX`] bytes, without control characters.
@@ -229,16 +227,12 @@ impl Key {
 
     /// The same key, borrowed.
     pub fn borrowed(&self) -> KeyRef<'_> {
-        KeyRef {
-            hash: self.hash,
-            kind: self.kind,
-            name: &self.name,
-        }
+        KeyRef::new(self.kind, &self.name)
     }
 
     /// A hash of the whole key, the same on every node.
     pub fn hash(&self) -> u64 {
-        self.hash
+        self.borrowed().hash
     }
 
     /// The server type.
@@ -277,26 +271,35 @@ impl<'a> KeyRef<'a> {
 
     /// Whether it is that key.
     pub fn is(&self, key: &Key) -> bool {
-        self.hash == key.hash && self.kind == key.kind && *self.name == *key.name
+        self.kind == key.kind && self.name == key.name
     }
 
     /// The key itself.
     pub fn to_key(&self) -> Key {
-        Key {
-            hash: self.hash,
-            kind: self.kind,
-            name: Arc::from(self.name),
-        }
+        Key::new(self.kind, self.name)
     }
 }
 
 impl std::hash::Hash for Key {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
+        state.write_u64(self.hash());
     }
 }
 
-/// The hasher for maps by [`Key`]: a key brings its hash along.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_name = || (self.kind, &self.name).cmp(&(other.kind, &other.name));
+        self.hash().cmp(&other.hash()).then_with(by_name)
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The hasher for maps by [`Key`], which has a good hash of its own.
 #[derive(Clone, Default, Debug)]
 pub struct KeyHasher(u64);
 
@@ -316,17 +319,17 @@ impl std::hash::Hasher for KeyHasher {
     }
 }
 
-impl TryFrom<(Kind, Arc<str>)> for Key {
+impl TryFrom<(Kind, SmolStr)> for Key {
     type Error = &'static str;
 
     /// A key of a peer: held to the same rules as one of a client.
-    fn try_from((kind, name): (Kind, Arc<str>)) -> Result<Self, &'static str> {
+    fn try_from((kind, name): (Kind, SmolStr)) -> Result<Self, &'static str> {
         Self::check(&name)?;
         Ok(Self::new(kind, name))
     }
 }
 
-impl From<Key> for (Kind, Arc<str>) {
+impl From<Key> for (Kind, SmolStr) {
     fn from(key: Key) -> Self {
         (key.kind, key.name)
     }
