@@ -3,13 +3,14 @@
 //!
 //! ```text
 //!   Free ──somebody adds a frame──▶ Taken ──all is written──▶ Free
-//!                                     │ ▲
-//!                     the socket is full  the socket has room: the writer's task goes on
-//!                                     ▼ │
-//!                                   Blocked
+//!    │                                │ ▲
+//!    │ a frame of many  the socket is full  the socket has room: the writer's task goes on
+//!    ▼                                ▼ │
+//!   Soon ──the writer's task──▶     Blocked
 //! ```
-//! Who adds a frame writes it to the socket himself, at once, unless somebody writes already: that one takes it along.
-//! So a lone frame waits for no task, and frames that come together leave together.
+//! Who adds a small frame writes it to the socket himself, at once, unless somebody writes already: that one takes it
+//! along. So a lone frame waits for no task. Where a frame carries many messages, other parts are about to send theirs:
+//! it waits until they had their turn, and frames that come together leave together.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -35,6 +36,9 @@ const AT_ONCE_MAX: usize = 32;
 /// How often who adds a frame takes along what others added meanwhile; then it is the writer's task's turn.
 const ROUNDS_MAX: usize = 4;
 
+/// With more bytes than these, a frame carries more than one message, mostly.
+const LONE_BYTES: usize = 96;
+
 /// Why a frame was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Untaken {
@@ -53,6 +57,8 @@ enum Turn {
     Taken,
     /// The writer's task, when the socket has room.
     Blocked,
+    /// The writer's task, when others had their turn.
+    Soon,
 }
 
 /// A frame, or the rest of one.
@@ -154,7 +160,7 @@ impl Outgoing {
         self.task.notify_one();
     }
 
-    /// Adds a frame of a part, and writes it if that can be done at once.
+    /// Adds a frame of a part, and writes it if that can be done at once and need not wait for others.
     pub(super) fn send(&self, lane: usize, body: Vec<u8>) -> Result<(), Untaken> {
         let mut state = lock(&self.state);
         if !state.is_open || state.is_closed {
@@ -168,7 +174,14 @@ impl Outgoing {
         if !state.has_place_for(piece.len()) {
             return Err(Untaken::Full);
         }
+        let is_lone = piece.len() <= LONE_BYTES;
         state.add(piece);
+        if state.turn == Turn::Free && !is_lone {
+            state.turn = Turn::Soon;
+            drop(state);
+            self.task.notify_one();
+            return Ok(());
+        }
         drop(state);
         self.write();
         Ok(())
@@ -305,16 +318,24 @@ impl Outgoing {
     /// The writer's task.
     async fn run(self: Arc<Self>) {
         loop {
-            let socket = {
+            let (turn, socket) = {
                 let state = lock(&self.state);
                 if state.is_closed {
                     return;
                 }
-                state.socket.clone().filter(|_| state.turn == Turn::Blocked)
+                (state.turn, state.socket.clone())
             };
-            let Some(socket) = socket else {
-                self.task.notified().await;
-                continue;
+            let socket = match (turn, socket) {
+                (Turn::Blocked, Some(socket)) => socket,
+                (Turn::Soon, _) => {
+                    tokio::task::yield_now().await;
+                    self.write_in_turn(Turn::Soon, ROUNDS_MAX);
+                    continue;
+                }
+                (Turn::Free | Turn::Taken | Turn::Blocked, _) => {
+                    self.task.notified().await;
+                    continue;
+                }
             };
             tokio::select! {
                 ready = socket.writable() => if ready.is_err() {
