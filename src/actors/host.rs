@@ -58,9 +58,6 @@ struct Seat<G: GenServer> {
     taken: Mutex<Taken<G>>,
 }
 
-/// A player that has handled a request, and what that came to.
-type Done<G> = (Box<Player<G>>, Served);
-
 enum Taken<G: GenServer> {
     /// Ready for a request.
     Here(Box<Player<G>>),
@@ -169,11 +166,14 @@ impl<G: GenServer> Actor for HostActor<G> {
             }
             let mut items = std::mem::take(&mut round.items);
             for item in items.drain(..) {
-                if !self.part.load.has_room() {
-                    self.part.inbox.push_all(&mut round.outcomes);
-                    self.part.load.room().await;
+                let mut next = take_in(item, &mut round.outcomes);
+                while let Some((seat, player, run)) = next {
+                    if !self.part.load.has_room() {
+                        self.part.inbox.push_all(&mut round.outcomes);
+                        self.part.load.room().await;
+                    }
+                    next = seat.work(player, run, &mut round.outcomes);
                 }
-                take_in(item, &mut round.outcomes);
             }
             round.items = items;
             self.part.inbox.push_all(&mut round.outcomes);
@@ -183,13 +183,14 @@ impl<G: GenServer> Actor for HostActor<G> {
     }
 }
 
-fn take_in<G: GenServer>(item: Item<G>, outcomes: &mut Vec<shard::Item>) {
-    let mut next = match item {
-        Item::Run(seat, run) => seat.admit(run).map(|player| (seat, player)),
-        Item::Back(seat, player, served) => {
-            let next = seat.settle(player, served, outcomes);
-            next.map(|next| (seat, next))
-        }
+/// A player, at its place, and what it is to handle.
+type Next<G> = (Arc<Seat<G>>, Box<Player<G>>, Run);
+
+/// Takes an item in; what is to be handled now, if that is something.
+fn take_in<G: GenServer>(item: Item<G>, outcomes: &mut Vec<shard::Item>) -> Option<Next<G>> {
+    match item {
+        Item::Run(seat, run) => seat.admit(run),
+        Item::Back(seat, player, served) => seat.settle(player, served, outcomes),
         Item::Stop(seat) => {
             seat.vacate();
             None
@@ -201,11 +202,6 @@ fn take_in<G: GenServer>(item: Item<G>, outcomes: &mut Vec<shard::Item>) {
             }
             None
         }
-    };
-    while let Some((seat, (player, run))) = next {
-        let done = seat.begin(player, run);
-        let after = done.and_then(|(player, served)| seat.settle(player, served, outcomes));
-        next = after.map(|after| (seat, after));
     }
 }
 
@@ -215,7 +211,7 @@ impl<G: GenServer> Seat<G> {
     }
 
     /// A request arrives: the player, if it is ready for it.
-    fn admit(&self, run: Run) -> Option<(Box<Player<G>>, Run)> {
+    fn admit(self: Arc<Self>, run: Run) -> Option<Next<G>> {
         let mut taken = self.lock();
         match &mut *taken {
             Taken::Away { queue, .. } => {
@@ -232,22 +228,28 @@ impl<G: GenServer> Seat<G> {
                 let Taken::Here(player) = std::mem::replace(&mut *taken, away) else {
                     unreachable!("it was here a moment ago");
                 };
-                Some((player, run))
+                drop(taken);
+                Some((self, player, run))
             }
         }
     }
 
-    /// Handles a request as far as it goes without waiting; none if the rest is a task of its own.
-    fn begin(self: &Arc<Self>, mut player: Box<Player<G>>, run: Run) -> Option<Done<G>> {
+    /// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
+    fn work(
+        self: Arc<Self>,
+        mut player: Box<Player<G>>,
+        run: Run,
+        outcomes: &mut Vec<shard::Item>,
+    ) -> Option<Next<G>> {
         // Boxed, so that it can move to a task when it has begun.
         let mut work = Box::pin(async move {
             let served = player.serve(run).await;
             (player, served)
         });
-        if let Some(done) = work.as_mut().now_or_never() {
-            return Some(done);
+        if let Some((player, served)) = work.as_mut().now_or_never() {
+            return self.settle(player, served, outcomes);
         }
-        let seat = Arc::clone(self);
+        let seat = Arc::clone(&self);
         let running = tokio::spawn(async move {
             let (player, served) = work.await;
             let host = Arc::clone(&seat.host);
@@ -261,11 +263,11 @@ impl<G: GenServer> Seat<G> {
 
     /// A request was handled: what it came to goes to the part, and the player takes the next if there is one.
     fn settle(
-        &self,
+        self: Arc<Self>,
         player: Box<Player<G>>,
         served: Served,
         outcomes: &mut Vec<shard::Item>,
-    ) -> Option<(Box<Player<G>>, Run)> {
+    ) -> Option<Next<G>> {
         outcomes.extend(served.item);
         let mut taken = self.lock();
         let Taken::Away { task, queue } = &mut *taken else {
@@ -283,7 +285,8 @@ impl<G: GenServer> Seat<G> {
         }
         *task = None;
         if let Some(run) = queue.pop_front() {
-            return Some((player, run));
+            drop(taken);
+            return Some((self, player, run));
         }
         *taken = Taken::Here(player);
         None
