@@ -27,6 +27,16 @@ pub(crate) fn write(file: &str, charts: &[Chart<'_>]) -> Res<()> {
     Ok(())
 }
 
+/// A number at an axis: as short as it can be told from its neighbours.
+fn label(value: &f64) -> String {
+    match *value {
+        v if v >= 1e6 => format!("{}M", v / 1e6),
+        v if v >= 1e3 => format!("{}k", v / 1e3),
+        v if v >= 1.0 => format!("{v:.0}"),
+        v => format!("{v:.4}").trim_end_matches('0').to_owned(),
+    }
+}
+
 impl Chart<'_> {
     fn draw(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Res<()> {
         let points = || self.lines.iter().flat_map(|(_, points)| points);
@@ -49,6 +59,10 @@ impl Chart<'_> {
             .configure_mesh()
             .x_desc(self.x)
             .y_desc(self.y)
+            .x_labels(8)
+            .y_labels(8)
+            .x_label_formatter(&label)
+            .y_label_formatter(&label)
             .light_line_style(WHITE)
             .draw()?;
         for (number, (name, points)) in self.lines.iter().enumerate() {

@@ -48,12 +48,12 @@ struct Budget {
 }
 
 const BUDGET: Budget = Budget {
-    alone_owner: 14.5,
+    alone_owner: 16.5,
     alone_keeper: 3.5,
-    many_owner: 7.5,
-    many_keeper: 0.8,
-    wire: 40.0,
-    instructions: 14_600.0,
+    many_owner: 9.3,
+    many_keeper: 0.5,
+    wire: 35.0,
+    instructions: 15_600.0,
 };
 
 /// How many times each is measured.
