@@ -652,7 +652,7 @@ fn advertised(name: &NodeName, addr: SocketAddr) -> String {
 
 /// Which part of the key space a key belongs to.
 fn part_of(key: KeyRef<'_>) -> usize {
-    // The high bits: the low ones order the keys within a part.
+    // The high bits: the low ones place the keys in the tables of a part.
     (key.hash() >> 32) as usize % SHARDS
 }
 

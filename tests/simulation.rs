@@ -18,9 +18,11 @@ use statekeeper::protocol::defect::Planted;
 const SEEDS: u64 = 10_000;
 
 /// Seeds that once failed for a bug of the protocol, each with what it was.
-const REGRESSIONS: [u64; 2] = [
+const REGRESSIONS: [u64; 3] = [
     // A slow part of a life that was over answered under the lease of the next life, in a later view of the same line.
     3976, 6691,
+    // A node about to leave claimed what it owned, and its home, which had not heard of that, granted it anew.
+    805,
 ];
 
 /// In how many runs a planted defect must show.

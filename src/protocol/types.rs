@@ -1,6 +1,5 @@
 //! The vocabulary of the protocol: identities, keys and time, each a type of its own.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -192,9 +191,9 @@ pub const KEY_BYTES_MAX: usize = 255;
 
 /// Names one actor in the cluster: its server type and its own name.
 ///
-/// Ordered by a hash that is the same on every node. There are millions of them and they are copied a lot: short names are
-/// in the key itself, and the hash, which costs less than a look at cold memory, is not.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// There are millions of them and they are copied a lot: short names are in the key itself, and the hash, which costs less
+/// than a look at cold memory, is not.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "(Kind, SmolStr)", into = "(Kind, SmolStr)")]
 pub struct Key {
     name: SmolStr,
@@ -283,19 +282,6 @@ impl<'a> KeyRef<'a> {
 impl std::hash::Hash for Key {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash());
-    }
-}
-
-impl Ord for Key {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let by_name = || (self.kind, &self.name).cmp(&(other.kind, &other.name));
-        self.hash().cmp(&other.hash()).then_with(by_name)
-    }
-}
-
-impl PartialOrd for Key {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
     }
 }
 

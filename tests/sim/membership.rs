@@ -40,10 +40,13 @@ impl Cluster {
         match effect {
             members::Effect::Send { to, msg } => self.send(p, &to, Payload::Control(msg)),
             members::Effect::Install(view) => {
-                process.barrier = Barrier {
-                    epoch: view.epoch,
-                    ..Barrier::default()
-                };
+                // Here a link ends at once when it is hung up, which may have made this node install a later view.
+                if *process.members.view() == view {
+                    process.barrier = Barrier {
+                        epoch: view.epoch,
+                        ..Barrier::default()
+                    };
+                }
                 let id = process.id().clone();
                 self.note(|| {
                     let names: Vec<String> = view.ids().map(NodeId::to_string).collect();

@@ -30,7 +30,9 @@ impl Shard {
     pub(super) fn kick(&mut self, key: &Key, out: &mut Vec<Effect>) {
         let tick = self.tick;
         let me = self.me.clone();
-        if !self.can_serve(&me) {
+        // A node that is about to leave keeps requests of peers waiting for what it owns: a claim of that would have the
+        // home grant anew what it has not heard of yet, in a generation that the owner's copies are then behind.
+        if !self.can_serve(&me) || self.own(key).is_some() {
             return;
         }
         let Some(wanted) = self.wanted.get_mut(key) else {
@@ -50,7 +52,7 @@ impl Shard {
                 },
             });
         }
-        if !self.has_authority(key) || self.own(key).is_some() {
+        if !self.has_authority(key) {
             return;
         }
         match self.live_owner(key) {

@@ -973,6 +973,31 @@ fn a_node_that_quiesces_lets_its_peers_wait_for_the_next_view() {
 }
 
 #[test]
+fn a_node_that_quiesces_does_not_claim_what_it_owns() {
+    let mut part = Part::of("c@h");
+    part.ask(1, request(1));
+    let grant = Msg::Grant {
+        key: part.key.clone(),
+        gen_: Epoch(1),
+        ver: 7,
+        data: data("7"),
+        rests: 0,
+    };
+    part.hear("a@h", grant);
+    part.step(Input::Quiesce);
+    let forward = Msg::Forward {
+        key: part.key.clone(),
+        token: 5,
+        request: request(5),
+    };
+    part.hear("b@h", forward);
+    // Its home has not heard that it owns the key, and would grant it anew.
+    let effects = part.step(Input::Linked);
+    let claims = |msg: &&Msg| matches!(msg, Msg::Claim { .. });
+    assert_eq!(sent_to("a@h", &effects).into_iter().find(claims), None);
+}
+
+#[test]
 fn a_forwarded_request_has_an_id() {
     let mut part = Part::of("c@h");
     part.ask(
