@@ -41,41 +41,32 @@ enum Call {
     Slow,
 }
 
-/// In actors of their own.
-struct Alone(Arc<Course>);
-/// In shared ones.
-struct Together(Arc<Course>);
+/// In actors of their own, or in shared ones.
+struct Slow<const TOGETHER: bool>(Arc<Course>);
 
-macro_rules! slow_server {
-    ($server:ty, $name:literal) => {
-        impl GenServer for $server {
-            const NAME: &'static str = $name;
-            type State = u64;
-            type Call = Call;
-            type Reply = u64;
+impl<const TOGETHER: bool> GenServer for Slow<TOGETHER> {
+    const NAME: &'static str = if TOGETHER { "together" } else { "alone" };
+    type State = u64;
+    type Call = Call;
+    type Reply = u64;
 
-            fn init(&self, _key: &str) -> u64 {
-                0
+    fn init(&self, _key: &str) -> u64 {
+        0
+    }
+
+    async fn handle_call(&self, _key: &str, call: Call, sum: &mut u64) -> u64 {
+        *sum += match call {
+            Call::Add(n) => n,
+            Call::Slow => {
+                self.0.begun.fetch_add(1, Ordering::SeqCst);
+                let permit = self.0.permits.acquire().await;
+                permit.expect("never closed").forget();
+                1
             }
-
-            async fn handle_call(&self, _key: &str, call: Call, sum: &mut u64) -> u64 {
-                *sum += match call {
-                    Call::Add(n) => n,
-                    Call::Slow => {
-                        self.0.begun.fetch_add(1, Ordering::SeqCst);
-                        let permit = self.0.permits.acquire().await;
-                        permit.expect("never closed").forget();
-                        1
-                    }
-                };
-                *sum
-            }
-        }
-    };
+        };
+        *sum
+    }
 }
-
-slow_server!(Alone, "alone");
-slow_server!(Together, "together");
 
 fn main() -> ExitCode {
     support::main(play, drive)
@@ -116,8 +107,8 @@ async fn play(role: String) -> Res<()> {
         })
     };
     let node = Node::builder(config)
-        .register(Alone(course.clone()))
-        .register_shared(Together(course.clone()))
+        .register(Slow::<false>(course.clone()))
+        .register_shared(Slow::<true>(course.clone()))
         .start()
         .await?;
     println!("up");
@@ -130,8 +121,8 @@ async fn play(role: String) -> Res<()> {
     node.wait_for(|view| view.status == Status::Serving).await;
     let run = async {
         match way {
-            "alone" => run::<Alone>(scenario, &node, &course).await,
-            _ => run::<Together>(scenario, &node, &course).await,
+            "alone" => run::<false>(scenario, &node, &course).await,
+            _ => run::<true>(scenario, &node, &course).await,
         }
     };
     tokio::time::timeout(PATIENCE, run).await??;
@@ -139,36 +130,35 @@ async fn play(role: String) -> Res<()> {
     Ok(())
 }
 
-trait Slow: GenServer<Call = Call, Reply = u64, State = u64> {}
-
-impl<G: GenServer<Call = Call, Reply = u64, State = u64>> Slow for G {}
-
-async fn run<G: Slow>(scenario: &str, node: &Node, course: &Arc<Course>) -> Res<()> {
+async fn run<const TOGETHER: bool>(scenario: &str, node: &Node, course: &Arc<Course>) -> Res<()> {
     // It lives here now: what follows goes to it past its part.
-    assert_eq!(node.call::<G>("slow", Call::Add(5)).await?, 5);
+    assert_eq!(node.call::<Slow<TOGETHER>>("slow", Call::Add(5)).await?, 5);
     let slow = {
         let node = node.clone();
-        tokio::spawn(async move { node.call::<G>("slow", Call::Slow).await })
+        tokio::spawn(async move { node.call::<Slow<TOGETHER>>("slow", Call::Slow).await })
     };
     until(|| course.begun.load(Ordering::SeqCst) == 1).await;
     match scenario {
         "at-work" => {
             // Another one shows that its time to rest has come.
-            assert_eq!(node.call::<G>("idle", Call::Add(1)).await?, 1);
-            while resides::<G>(node, "idle").await? {
+            assert_eq!(node.call::<Slow<TOGETHER>>("idle", Call::Add(1)).await?, 1);
+            while resides::<Slow<TOGETHER>>(node, "idle").await? {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            assert!(resides::<G>(node, "slow").await?, "it is at work");
+            assert!(
+                resides::<Slow<TOGETHER>>(node, "slow").await?,
+                "it is at work"
+            );
             let_go(course);
             assert_eq!(slow.await??, 6);
             assert_eq!(course.begun.load(Ordering::SeqCst), 1, "handled once");
-            while resides::<G>(node, "slow").await? {
+            while resides::<Slow<TOGETHER>>(node, "slow").await? {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            assert_eq!(node.call::<G>("slow", Call::Add(1)).await?, 7);
+            assert_eq!(node.call::<Slow<TOGETHER>>("slow", Call::Add(1)).await?, 7);
         }
         "given-up" => {
-            let behind = (0..3).map(|_| node.call::<G>("slow", Call::Add(100)));
+            let behind = (0..3).map(|_| node.call::<Slow<TOGETHER>>("slow", Call::Add(100)));
             for answer in join_all(behind).await {
                 assert!(
                     matches!(answer, Err(CallError::Unknown { .. })),
@@ -177,10 +167,10 @@ async fn run<G: Slow>(scenario: &str, node: &Node, course: &Arc<Course>) -> Res<
             }
             assert!(matches!(slow.await?, Err(CallError::Unknown { .. })));
             // Nobody waits for them any more: its successor does not get what it was given.
-            assert!(node.kill::<G>("slow").await?);
+            assert!(node.kill::<Slow<TOGETHER>>("slow").await?);
             let_go(course);
             let sum = loop {
-                match node.call::<G>("slow", Call::Add(1)).await {
+                match node.call::<Slow<TOGETHER>>("slow", Call::Add(1)).await {
                     Ok(sum) => break sum,
                     Err(CallError::Unknown { .. }) => {}
                     Err(other) => return Err(other.into()),
@@ -194,7 +184,7 @@ async fn run<G: Slow>(scenario: &str, node: &Node, course: &Arc<Course>) -> Res<
             let leave = tokio::spawn(async move { leaver.leave().await });
             // Others are turned away meanwhile, at once.
             while !matches!(
-                node.call::<G>("other", Call::Add(1)).await,
+                node.call::<Slow<TOGETHER>>("other", Call::Add(1)).await,
                 Err(CallError::Leaving)
             ) {}
             let_go(course);

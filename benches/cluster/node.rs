@@ -104,8 +104,8 @@ pub(crate) async fn run(name: &str, index: usize, backups: usize) -> Res<()> {
         backups,
         ..Config::new(name)
     };
-    let builder = Node::builder(config).register(Player);
-    let node = builder.register_shared(Guest).start().await?;
+    let builder = Node::builder(config).register(Player {});
+    let node = builder.register_shared(Guest {}).start().await?;
     println!("up");
     let mut lines = lines();
     let bench = loop {

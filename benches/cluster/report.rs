@@ -82,7 +82,7 @@ impl fmt::Display for Path {
             Self::ErlangBatched => "Erlang, batched by hand",
             Self::Spread => "statekeeper, any of three nodes asked",
             Self::Reads => "statekeeper, reads under the lease",
-            Self::GuestReads => "the same, shared actors",
+            Self::GuestReads => "statekeeper, reads, shared actors",
         })
     }
 }

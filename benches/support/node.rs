@@ -55,9 +55,9 @@ async fn run(name: &str, idle_ms: u64, shared: bool) -> Res<()> {
     };
     let builder = Node::builder(config);
     let builder = if shared {
-        builder.register_shared(Player)
+        builder.register_shared(Player {})
     } else {
-        builder.register(Player)
+        builder.register(Player {})
     };
     let node = builder.start().await?;
     let views = Views::default();

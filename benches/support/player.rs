@@ -5,7 +5,11 @@ use ractor_cluster::RactorMessage;
 use serde::{Deserialize, Serialize};
 use statekeeper::GenServer;
 
-pub(crate) struct Player;
+/// A server type, and the same once more under another name, to be hosted in the other way beside it.
+pub(crate) struct Points<const GUEST: bool>;
+
+pub(crate) type Player = Points<false>;
+pub(crate) type Guest = Points<true>;
 
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Call {
@@ -13,8 +17,8 @@ pub(crate) enum Call {
     Points,
 }
 
-impl GenServer for Player {
-    const NAME: &'static str = "player";
+impl<const GUEST: bool> GenServer for Points<GUEST> {
+    const NAME: &'static str = if GUEST { "guest" } else { "player" };
     type State = i64;
     type Call = Call;
     type Reply = i64;
@@ -24,33 +28,11 @@ impl GenServer for Player {
     }
 
     async fn handle_call(&self, _key: &str, call: Call, points: &mut i64) -> i64 {
-        handle(call, points)
+        if let Call::Reward(amount) = call {
+            *points += amount;
+        }
+        *points
     }
-}
-
-/// The same as a type of its own, to be hosted in the other way beside it.
-pub(crate) struct Guest;
-
-impl GenServer for Guest {
-    const NAME: &'static str = "guest";
-    type State = i64;
-    type Call = Call;
-    type Reply = i64;
-
-    fn init(&self, _key: &str) -> i64 {
-        0
-    }
-
-    async fn handle_call(&self, _key: &str, call: Call, points: &mut i64) -> i64 {
-        handle(call, points)
-    }
-}
-
-fn handle(call: Call, points: &mut i64) -> i64 {
-    if let Call::Reward(amount) = call {
-        *points += amount;
-    }
-    *points
 }
 
 /// The floor: the same player as a plain ractor actor.

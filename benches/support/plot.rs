@@ -59,8 +59,6 @@ impl Chart<'_> {
             .configure_mesh()
             .x_desc(self.x)
             .y_desc(self.y)
-            .x_labels(8)
-            .y_labels(8)
             .x_label_formatter(&label)
             .y_label_formatter(&label)
             .light_line_style(WHITE)

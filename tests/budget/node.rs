@@ -36,7 +36,7 @@ pub(crate) async fn run(name: &str) -> Res<()> {
         },
         ..Config::new(name)
     };
-    let node = Node::builder(config).register(Player).start().await?;
+    let node = Node::builder(config).register(Player {}).start().await?;
     println!("up");
     let mut lines = lines();
     let mut keys = Arc::default();
