@@ -324,7 +324,7 @@ fn everything_that_fits() {
                 ..one
             },
             THREE,
-            1_720_426,
+            1_722_058,
         ),
         (
             Budget {
