@@ -142,9 +142,7 @@ async fn run<const TOGETHER: bool>(scenario: &str, node: &Node, course: &Arc<Cou
         "at-work" => {
             // Another one shows that its time to rest has come.
             assert_eq!(node.call::<Slow<TOGETHER>>("idle", Call::Add(1)).await?, 1);
-            while resides::<Slow<TOGETHER>>(node, "idle").await? {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            rests::<Slow<TOGETHER>>(node, "idle").await?;
             assert!(
                 resides::<Slow<TOGETHER>>(node, "slow").await?,
                 "it is at work"
@@ -152,9 +150,7 @@ async fn run<const TOGETHER: bool>(scenario: &str, node: &Node, course: &Arc<Cou
             let_go(course);
             assert_eq!(slow.await??, 6);
             assert_eq!(course.begun.load(Ordering::SeqCst), 1, "handled once");
-            while resides::<Slow<TOGETHER>>(node, "slow").await? {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            rests::<Slow<TOGETHER>>(node, "slow").await?;
             assert_eq!(node.call::<Slow<TOGETHER>>("slow", Call::Add(1)).await?, 7);
         }
         "given-up" => {
@@ -204,6 +200,14 @@ fn let_go(course: &Course) {
 async fn resides<G: GenServer>(node: &Node, key: &str) -> Res<bool> {
     let here = node.local::<G>().await?;
     Ok(here.iter().any(|player| player.key == key))
+}
+
+/// Waits until a player is at rest.
+async fn rests<G: GenServer>(node: &Node, key: &str) -> Res<()> {
+    while resides::<G>(node, key).await? {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 async fn until(mut condition: impl FnMut() -> bool) {

@@ -1,11 +1,12 @@
 //! The clients of this node that wait for an answer from one part. A call costs no timer: what waits is bounded, so
 //! that the part looks through all of it from time to time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use crate::net::lock;
 use crate::protocol::shard::{Answer, Located};
 use crate::protocol::types::Key;
 
@@ -148,7 +149,7 @@ impl Calls {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }
 

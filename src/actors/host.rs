@@ -12,13 +12,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
 use crate::gen_server::GenServer;
+use crate::net::lock;
 
 use super::contain::discard;
 use super::inbox::{Inbox, Wake};
@@ -197,8 +198,7 @@ fn take_in<G: GenServer>(item: Item<G>, outcomes: &mut Vec<shard::Item>) -> Opti
         }
         Item::Kill(seat) => {
             if seat.vacate() {
-                let gate = Arc::clone(&seat.gate);
-                outcomes.push(shard::Item::Ended { gate });
+                outcomes.push(seat.ended());
             }
             None
         }
@@ -206,13 +206,9 @@ fn take_in<G: GenServer>(item: Item<G>, outcomes: &mut Vec<shard::Item>) -> Opti
 }
 
 impl<G: GenServer> Seat<G> {
-    fn lock(&self) -> MutexGuard<'_, Taken<G>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A request arrives: the player, if it is ready for it.
     fn admit(self: Arc<Self>, run: Run) -> Option<Next<G>> {
-        let mut taken = self.lock();
+        let mut taken = lock(&self.taken);
         match &mut *taken {
             Taken::Away { queue, .. } => {
                 queue.push_back(run);
@@ -255,7 +251,7 @@ impl<G: GenServer> Seat<G> {
             let host = Arc::clone(&seat.host);
             host.inbox.push(Item::Back(seat, player, served));
         });
-        if let Taken::Away { task, .. } = &mut *self.lock() {
+        if let Taken::Away { task, .. } = &mut *lock(&self.taken) {
             *task = Some(running.abort_handle());
         }
         None
@@ -269,7 +265,7 @@ impl<G: GenServer> Seat<G> {
         outcomes: &mut Vec<shard::Item>,
     ) -> Option<Next<G>> {
         outcomes.extend(served.item);
-        let mut taken = self.lock();
+        let mut taken = lock(&self.taken);
         let Taken::Away { task, queue } = &mut *taken else {
             // It was ended meanwhile.
             discard(player);
@@ -279,8 +275,7 @@ impl<G: GenServer> Seat<G> {
             *taken = Taken::Gone;
             drop(taken);
             discard(player);
-            let gate = Arc::clone(&self.gate);
-            outcomes.push(shard::Item::Ended { gate });
+            outcomes.push(self.ended());
             return None;
         }
         *task = None;
@@ -292,9 +287,15 @@ impl<G: GenServer> Seat<G> {
         None
     }
 
+    /// What the part hears of a player that crashed, or was killed.
+    fn ended(&self) -> shard::Item {
+        let gate = Arc::clone(&self.gate);
+        shard::Item::Ended { gate }
+    }
+
     /// Ends the player, whatever it is at; false if it has ended before.
     fn vacate(&self) -> bool {
-        match std::mem::replace(&mut *self.lock(), Taken::Gone) {
+        match std::mem::replace(&mut *lock(&self.taken), Taken::Gone) {
             Taken::Here(player) => discard(player),
             Taken::Away { task, .. } => {
                 if let Some(task) = task {

@@ -3,10 +3,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use ractor::{ActorRef, ActorStatus};
 use ractor_cluster::RactorMessage;
+
+use crate::net::lock;
 
 /// Tells an actor that its inbox is not empty.
 #[derive(RactorMessage, Debug)]
@@ -49,7 +51,7 @@ impl<T> Inbox<T> {
     }
 
     fn add(&self, add: impl FnOnce(&mut Vec<T>)) {
-        add(&mut self.lock());
+        add(&mut lock(&self.items));
         self.wake();
         // Nobody will ever take it: whoever waits for an answer hears of that when the item is dropped.
         if self
@@ -57,13 +59,9 @@ impl<T> Inbox<T> {
             .get()
             .is_some_and(|actor| actor.get_status() >= ActorStatus::Stopping)
         {
-            let unread = std::mem::take(&mut *self.lock());
+            let unread = std::mem::take(&mut *lock(&self.items));
             drop(unread);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
@@ -78,13 +76,13 @@ impl<T> Inbox<T> {
     /// Takes what is there, in order, into `items`, which must be empty; the next push wakes again if nothing is.
     pub(crate) fn take(&self, items: &mut Vec<T>) -> bool {
         debug_assert!(items.is_empty(), "what was taken before is handled");
-        std::mem::swap(&mut *self.lock(), items);
+        std::mem::swap(&mut *lock(&self.items), items);
         if !items.is_empty() {
             return true;
         }
         self.awake.store(false, Ordering::Release);
         // A push between the swap and the store saw the flag set, and did not wake anybody.
-        let missed = !self.lock().is_empty();
+        let missed = !lock(&self.items).is_empty();
         if missed {
             self.wake();
         }

@@ -140,17 +140,18 @@ impl Outbox {
             }
             Msg::Claim { .. }
             | Msg::Put { .. }
+            | Msg::Hold { .. }
             | Msg::Done { .. }
             | Msg::Forward { .. }
             | Msg::Locate { .. } => {
-                if Ask::of(&msg).is_none_or(|ask| self.asked.insert(ask)) {
-                    self.requests.push_back(msg);
+                if Ask::of(&msg).is_some_and(|ask| !self.asked.insert(ask)) {
+                    return;
                 }
-            }
-            Msg::Hold { .. } => {
-                if Ask::of(&msg).is_none_or(|ask| self.asked.insert(ask)) {
-                    self.holds.push_back(msg);
-                }
+                let queue = match msg {
+                    Msg::Hold { .. } => &mut self.holds,
+                    _ => &mut self.requests,
+                };
+                queue.push_back(msg);
             }
         }
     }

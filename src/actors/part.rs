@@ -9,11 +9,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
 use tokio::sync::oneshot;
 
+use crate::net::lock;
 use crate::protocol::shard::{Answer, Located, REQUEST_BYTES, Request, key_max};
 use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
 use crate::protocol::view::View;
@@ -266,12 +267,12 @@ impl Gate {
     /// The part has given up the player. Before anybody else hears of it, so that it does not answer any more by then.
     fn close(&self) {
         self.open.store(false, SeqCst);
-        *self.backed_up() = None;
+        *lock(&self.backed_up) = None;
     }
 
     /// All keepers in this view have this version.
     pub(crate) fn set_backed_up(&self, view: &View, ver: u64) {
-        *self.backed_up() = Some((view.cluster, view.epoch, ver));
+        *lock(&self.backed_up) = Some((view.cluster, view.epoch, ver));
     }
 
     /// Whether the player may answer from its state of this version by itself: all keepers have it, and the node has
@@ -279,16 +280,10 @@ impl Gate {
     /// the answer is true, whatever happens before it arrives.
     pub(crate) fn may_answer(&self, ver: u64) -> bool {
         // Not locked while the lease is looked at.
-        let backed_up = *self.backed_up();
+        let backed_up = *lock(&self.backed_up);
         backed_up.is_some_and(|(cluster, epoch, known)| {
             known == ver && self.part.lease.is_valid(cluster, epoch)
         })
-    }
-
-    fn backed_up(&self) -> MutexGuard<'_, Option<(ClusterId, Epoch, u64)>> {
-        self.backed_up
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -47,14 +47,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::cookie::Cookie;
 use self::hub::Hub;
-use self::link::{Stage, lock};
+use self::link::Stage;
 use crate::config::PORTS;
 use crate::error::StartError;
 use crate::protocol::types::{Member, NodeId};
 
 pub use self::counters::Counters;
 pub(crate) use self::dial::DialError;
-pub(crate) use self::link::Arrival;
+pub(crate) use self::link::{Arrival, lock};
 
 /// How long a stop waits until what was sent is written, and as long again until the peers have closed.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
