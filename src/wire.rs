@@ -21,7 +21,7 @@ use crate::protocol::shard::Msg;
 use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef, Kind};
 
 /// The version of everything in this file. Nodes of different versions refuse each other's frames.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The most bytes of messages in one frame before the next one is begun. A message may be larger by itself.
 pub(crate) const FRAME_BYTES: usize = 256 * 1024;
@@ -307,7 +307,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::shard::{Answer, Request};
+    use crate::protocol::shard::{Answer, Report, Request};
     use crate::protocol::types::RequestId;
 
     fn header() -> Header {
@@ -347,6 +347,15 @@ mod tests {
                 answer: Answer::Overloaded,
             },
             Msg::Done { heard: true },
+            Msg::Inquire { key: key("d") },
+            Msg::Report {
+                key: key("d"),
+                report: Report::Copy {
+                    gen_: Epoch(2),
+                    ver: 1,
+                    data: Bytes::from_static(b"copy"),
+                },
+            },
         ]
     }
 

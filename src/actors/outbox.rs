@@ -20,6 +20,7 @@ enum Ask {
     Hold(Key),
     Forward(u64),
     Locate(u64),
+    Inquire(Key),
 }
 
 impl Ask {
@@ -29,6 +30,7 @@ impl Ask {
             Msg::Hold { key, .. } => Some(Self::Hold(key.clone())),
             Msg::Forward { token, .. } => Some(Self::Forward(*token)),
             Msg::Locate { token, .. } => Some(Self::Locate(*token)),
+            Msg::Inquire { key } => Some(Self::Inquire(key.clone())),
             Msg::Put { .. }
             | Msg::Done { .. }
             | Msg::PutAck { .. }
@@ -36,15 +38,16 @@ impl Ask {
             | Msg::OwnerIs { .. }
             | Msg::Grant { .. }
             | Msg::Reply { .. }
-            | Msg::Located { .. } => None,
+            | Msg::Located { .. }
+            | Msg::Report { .. } => None,
         }
     }
 }
 
-/// What an answer costs while it waits. The state in a grant is the record's own.
+/// What an answer costs while it waits. The state in a grant or a report is the record's own.
 fn weight(answer: &Msg) -> usize {
     match answer {
-        Msg::Grant { .. } => REQUEST_BYTES,
+        Msg::Grant { .. } | Msg::Report { .. } => REQUEST_BYTES,
         other => other.weight(),
     }
 }
@@ -131,7 +134,8 @@ impl Outbox {
             | Msg::OwnerIs { .. }
             | Msg::Grant { .. }
             | Msg::Reply { .. }
-            | Msg::Located { .. } => {
+            | Msg::Located { .. }
+            | Msg::Report { .. } => {
                 let bytes = weight(&msg);
                 if self.answers.is_empty() || self.answers_bytes + bytes <= bytes_max {
                     self.answers_bytes += bytes;
@@ -143,7 +147,8 @@ impl Outbox {
             | Msg::Hold { .. }
             | Msg::Done { .. }
             | Msg::Forward { .. }
-            | Msg::Locate { .. } => {
+            | Msg::Locate { .. }
+            | Msg::Inquire { .. } => {
                 if Ask::of(&msg).is_some_and(|ask| !self.asked.insert(ask)) {
                     return;
                 }

@@ -31,6 +31,8 @@ defects! {
     NoEpochCheckOnPut,
     /// A node accepts a grant of an earlier epoch.
     LateGrant,
+    /// A home that asks all members who has a key decides when one of them has answered.
+    PartialInquiry,
     /// A sync passes on the records whose owner left the view, not those whose grant was never confirmed.
     OnlyDeadOwnersPushed,
     /// A record that does not belong here any more is dropped at the install, not when the barrier is complete.
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_defect_is_found_by_its_name() {
-        assert_eq!(Defect::ALL.len(), 31);
+        assert_eq!(Defect::ALL.len(), 32);
         for defect in Defect::ALL {
             assert_eq!(format!("{defect:?}").parse(), Ok(*defect));
         }

@@ -11,12 +11,13 @@
 //! ```
 //!
 //! The parts of a node are independent instances of the data protocol: each has its own barrier. This file
-//! holds the state and the dispatch; `owner`, `directory`, `keeper`, `barrier` and `rest`
+//! holds the state and the dispatch; `owner`, `directory`, `inquiry`, `keeper`, `barrier` and `rest`
 //! hold the rules.
 
 mod barrier;
 mod directory;
 mod held;
+mod inquiry;
 mod inspect;
 mod keeper;
 mod owner;
@@ -42,6 +43,7 @@ use table::Table;
 pub use barrier::Progress;
 use held::Books;
 pub use held::REQUEST_BYTES;
+use inquiry::Inquiry;
 pub use owner::key_max;
 use queue::Queue;
 
@@ -221,6 +223,36 @@ pub enum Msg {
         /// The answer.
         found: Option<Located>,
     },
+    /// From a home without authority, to every member: what do you have of this key?
+    Inquire {
+        /// The key.
+        key: Key,
+    },
+    /// The answer, of the epoch of the question.
+    Report {
+        /// The key.
+        key: Key,
+        /// What the sender has.
+        report: Report,
+    },
+}
+
+/// What a member has of a key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// It owns it.
+    Owner,
+    /// A copy of which no other member is known to be the owner.
+    Copy {
+        /// The generation.
+        gen_: Epoch,
+        /// The version.
+        ver: u64,
+        /// The state.
+        data: Bytes,
+    },
+    /// Nothing, or a copy whose owner answers for itself.
+    Nothing,
 }
 
 /// What came of a request that the actor was given.
@@ -532,8 +564,8 @@ pub struct Shard {
     /// that no longer are. What only this epoch's sync waits for is in `unsettled` alone.
     lagging: Vec<Key>,
     parked: Vec<(NodeId, Epoch, Msg)>,
-    /// Claims of this epoch that came before this node had authority.
-    early: BTreeMap<(NodeId, Key), u64>,
+    /// The keys of which this node asks all members what they have, as a home without authority: see `inquiry`.
+    inquiries: BTreeMap<Key, Inquiry>,
     /// How many actors were put to rest here: see `rest`.
     rests: u64,
 
@@ -576,7 +608,7 @@ impl Shard {
             locating: BTreeMap::new(),
             lagging: Vec::new(),
             parked: Vec::new(),
-            early: BTreeMap::new(),
+            inquiries: BTreeMap::new(),
             rests: 0,
             books: Books::default(),
             parked_bytes: 0,
@@ -860,6 +892,8 @@ impl Shard {
                     out.push(Effect::Found { token, found });
                 }
             }
+            Msg::Inquire { key } => self.inquired(from, key, out),
+            Msg::Report { key, report } => self.report(from, key, report, out),
         }
     }
 
@@ -918,20 +952,29 @@ impl Shard {
             | Msg::Put { gen_, ver, .. }
             | Msg::PutAck { gen_, ver, .. }
             | Msg::Hold { gen_, ver, .. }
-            | Msg::HoldAck { gen_, ver, .. } => self.check_version(*gen_, *ver)?,
+            | Msg::HoldAck { gen_, ver, .. }
+            | Msg::Report {
+                report: Report::Copy { gen_, ver, .. },
+                ..
+            } => self.check_version(*gen_, *ver)?,
             Msg::Claim { .. }
             | Msg::OwnerIs { .. }
             | Msg::Done { .. }
             | Msg::Forward { .. }
             | Msg::Reply { .. }
             | Msg::Locate { .. }
-            | Msg::Located { .. } => {}
+            | Msg::Located { .. }
+            | Msg::Inquire { .. }
+            | Msg::Report { .. } => {}
         }
         match msg {
-            Msg::Grant { key, .. } | Msg::OwnerIs { key, .. }
+            Msg::Grant { key, .. } | Msg::OwnerIs { key, .. } | Msg::Inquire { key }
                 if same_epoch && self.placement.home(key) != Some(from) =>
             {
-                Err("only the home of a key grants it, or names its owner")
+                Err("only the home of a key grants it, names its owner, or asks who has it")
+            }
+            Msg::Report { key, .. } if self.placement.home(key) != Some(&self.me) => {
+                Err("only the home of a key is told who has it")
             }
             Msg::Hold { key, .. } if !self.placement.is_top(key, self.backups, &self.me) => {
                 Err("a copy without an owner goes to the first of its ranking alone")
@@ -947,7 +990,9 @@ impl Shard {
             | Msg::Forward { .. }
             | Msg::Reply { .. }
             | Msg::Locate { .. }
-            | Msg::Located { .. } => Ok(()),
+            | Msg::Located { .. }
+            | Msg::Inquire { .. }
+            | Msg::Report { .. } => Ok(()),
         }
     }
 

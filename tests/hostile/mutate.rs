@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use statekeeper::protocol::shard::{Answer, Located, Msg, Request};
+use statekeeper::protocol::shard::{Answer, Located, Msg, Report, Request};
 use statekeeper::protocol::types::{Epoch, Key, Kind, NodeId, RequestId};
 
 use super::dice::Dice;
@@ -155,6 +155,11 @@ fn twist(dice: &mut Dice, msg: &mut Msg, all: &[Key]) {
             *token = number(dice, *token);
         }
         Msg::Located { token, .. } => *token = number(dice, *token),
+        Msg::Inquire { key } => *key = some_key(dice, all),
+        Msg::Report { key, report } => match dice.between(0, 2) {
+            0 => *key = some_key(dice, all),
+            _ => *report = some_report(dice),
+        },
     }
 }
 
@@ -169,6 +174,18 @@ fn some_answer(dice: &mut Dice) -> Answer {
     }
 }
 
+fn some_report(dice: &mut Dice) -> Report {
+    match dice.between(0, 3) {
+        0 => Report::Owner,
+        1 => Report::Nothing,
+        _ => Report::Copy {
+            gen_: Epoch(number(dice, 2)),
+            ver: number(dice, 2),
+            data: some_data(dice),
+        },
+    }
+}
+
 /// A message that nothing led to.
 fn made_up(dice: &mut Dice, keys: &[Key], nodes: &[NodeId]) -> Msg {
     let key = some_key(dice, keys);
@@ -176,7 +193,7 @@ fn made_up(dice: &mut Dice, keys: &[Key], nodes: &[NodeId]) -> Msg {
     let data = some_data(dice);
     let token = number(dice, 3);
     let node = dice.pick(nodes).expect("there are nodes");
-    match dice.between(0, 12) {
+    match dice.between(0, 14) {
         0 => Msg::Claim { key, rests: token },
         1 => Msg::OwnerIs { key, owner: node },
         2 => Msg::Grant {
@@ -219,6 +236,11 @@ fn made_up(dice: &mut Dice, keys: &[Key], nodes: &[NodeId]) -> Msg {
             answer: some_answer(dice),
         },
         10 => Msg::Locate { key, token },
+        11 => Msg::Inquire { key },
+        12 => Msg::Report {
+            key,
+            report: some_report(dice),
+        },
         _ => Msg::Located {
             token,
             found: Some(Located {

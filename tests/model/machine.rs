@@ -74,7 +74,9 @@ impl Cfg {
             | Content::Hold { .. }
             | Content::HoldAck { .. }
             | Content::Forward { .. }
-            | Content::Reply { .. } => false,
+            | Content::Reply { .. }
+            | Content::Inquire
+            | Content::Report { .. } => false,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use statekeeper::protocol::placement::Placement;
-use statekeeper::protocol::shard::{Answer, Msg, Request};
+use statekeeper::protocol::shard::{Answer, Msg, Report, Request};
 use statekeeper::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
 use statekeeper::protocol::view::View;
 
@@ -220,15 +220,46 @@ impl Version {
 /// A message as the network of the model keeps it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Content {
-    Claim { rests: u8 },
-    OwnerIs { owner: u8 },
-    Grant { at: Version, val: Val, rests: u8 },
-    Put { at: Version, val: Val },
-    PutAck { at: Version },
-    Hold { at: Version, val: Val },
-    HoldAck { at: Version },
-    Forward { token: u8, op: u8, again: bool },
-    Reply { token: u8, op: u8, val: Val },
+    Claim {
+        rests: u8,
+    },
+    OwnerIs {
+        owner: u8,
+    },
+    Grant {
+        at: Version,
+        val: Val,
+        rests: u8,
+    },
+    Put {
+        at: Version,
+        val: Val,
+    },
+    PutAck {
+        at: Version,
+    },
+    Hold {
+        at: Version,
+        val: Val,
+    },
+    HoldAck {
+        at: Version,
+    },
+    Forward {
+        token: u8,
+        op: u8,
+        again: bool,
+    },
+    Reply {
+        token: u8,
+        op: u8,
+        val: Val,
+    },
+    Inquire,
+    Report {
+        owner: bool,
+        copy: Option<(Version, Val)>,
+    },
 }
 
 impl Content {
@@ -286,6 +317,16 @@ impl Content {
                     val,
                 }
             }
+            Msg::Inquire { .. } => Self::Inquire,
+            Msg::Report { report, .. } => Self::Report {
+                owner: *report == Report::Owner,
+                copy: match report {
+                    Report::Copy { gen_, ver, data } => {
+                        Some((Version::of(*gen_, *ver), Val::decode(data)))
+                    }
+                    Report::Owner | Report::Nothing => None,
+                },
+            },
             Msg::Reply { .. } | Msg::Done { .. } | Msg::Locate { .. } | Msg::Located { .. } => {
                 return None;
             }
@@ -348,6 +389,19 @@ impl Content {
             Self::Reply { token, op, val } => Msg::Reply {
                 token: token.into(),
                 answer: Answer::Reply(encode_reply(op, val)),
+            },
+            Self::Inquire => Msg::Inquire { key },
+            Self::Report { owner, copy } => Msg::Report {
+                key,
+                report: match copy {
+                    Some((at, val)) => Report::Copy {
+                        gen_: at.epoch(),
+                        ver: at.ver.into(),
+                        data: data(val),
+                    },
+                    None if owner => Report::Owner,
+                    None => Report::Nothing,
+                },
             },
         }
     }

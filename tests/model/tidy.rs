@@ -109,12 +109,20 @@ impl Cfg {
                         .held_by(&KEY)
                         .is_some_and(|by| !by.contains(&id(p.from)))
             }
+            // The home that has authority asks no more, and hears no more. It keeps it until the next view.
+            Content::Inquire => from.is_some_and(|from| from.epoch() == p.epoch && !knows(from)),
+            Content::Report { .. } => !knows(to),
             Content::OwnerIs { .. }
             | Content::HoldAck { .. }
             | Content::Forward { .. }
             | Content::Reply { .. } => true,
         }
     }
+}
+
+/// Whether a home knows who has the key, without asking.
+fn knows(home: &Node) -> bool {
+    home.own().is_some() || home.shard.speaks_for(&KEY)
 }
 
 /// The version that `keeper` acknowledged to the owner `node`.

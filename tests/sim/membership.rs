@@ -127,7 +127,12 @@ impl Cluster {
                 self.note(|| format!("{id}: possible loss in {epoch}: {nodes:?}"));
                 self.count("possible losses told");
                 let view = self.processes[&p].members.view().clone();
-                self.books.tells_loss(&id, &view, &nodes);
+                // See `Install`: what was witnessed since says nothing of the view that it is told of.
+                if view.epoch == epoch {
+                    self.books.tells_loss(&id, &view, &nodes);
+                } else {
+                    self.books.losses.is_told = true;
+                }
             }
         }
     }

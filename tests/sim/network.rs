@@ -45,6 +45,7 @@ impl Payload {
                         | shard::Msg::Grant { .. }
                         | shard::Msg::Reply { .. }
                         | shard::Msg::Located { .. }
+                        | shard::Msg::Report { .. }
                 );
                 1 + 2 * part + usize::from(answers)
             }

@@ -73,6 +73,8 @@ fn message(msg: &Msg) -> String {
         | Msg::HoldAck { .. }
         | Msg::Done { .. }
         | Msg::Locate { .. }
+        | Msg::Inquire { .. }
+        | Msg::Report { .. }
         | Msg::Located { .. } => format!("{msg:?}"),
     }
 }

@@ -61,7 +61,7 @@ impl Shard {
         self.complete = false;
         self.unsettled.clear();
         self.resent = None;
-        self.early.clear();
+        self.inquiries.clear();
 
         // Most keys stay as they are, and the rest of the part waits meanwhile: they are looked at where they lie, and
         // only those that have to go somewhere are sorted.
@@ -249,9 +249,7 @@ impl Shard {
             Slot::Rec(_) => placement.is_top(key, backups, me),
         });
         out.push(Effect::Progress(self.view.epoch, Progress::Complete));
-        for ((from, key), rests) in std::mem::take(&mut self.early) {
-            self.claim(from, key, rests, out);
-        }
+        self.end_inquiries(out);
         let keys: Vec<_> = self.wanted.keys().cloned().collect();
         for key in keys {
             self.kick(&key, out);

@@ -5,13 +5,14 @@ use bytes::Bytes;
 
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
-use super::{Answer, Effect, Located, Msg, PARKED_MAX, REQUEST_BYTES, Rec, Shard, Slot};
+use super::{Answer, Effect, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot};
 
 impl Shard {
     /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
-    /// that it completed, and in that one. This makes failover immediate for keys whose home did not change.
+    /// that it completed, and in that one, which makes failover immediate for keys whose home did not change; or it has
+    /// heard of every member what that has.
     pub(super) fn has_authority(&self, key: &Key) -> bool {
-        self.was_home_throughout(key) || self.presumes_authority(key)
+        self.was_home_throughout(key) || self.has_inquired(key) || self.presumes_authority(key)
     }
 
     pub(super) fn was_home_throughout(&self, key: &Key) -> bool {
@@ -53,7 +54,7 @@ impl Shard {
             });
         }
         if !self.has_authority(key) {
-            return;
+            return self.inquire(key, None, out);
         }
         match self.live_owner(key) {
             Some(owner) if owner != me => self.forward(key, &owner, out),
@@ -64,15 +65,9 @@ impl Shard {
         }
     }
 
-    /// A member wants to own `key`; only its home with authority answers.
+    /// A member wants to own `key`; its home answers, and asks all others first where it has no authority.
     pub(super) fn claim(&mut self, from: NodeId, key: Key, rests: u64, out: &mut Vec<Effect>) {
         if self.placement.home(&key) != Some(&self.me) || !self.can_serve(&from) {
-            return;
-        }
-        if !self.has_authority(&key) {
-            if self.early.len() < PARKED_MAX {
-                self.early.insert((from, key), rests);
-            }
             return;
         }
         if self.own(&key).is_some() {
@@ -81,6 +76,9 @@ impl Shard {
                 owner: self.me.clone(),
             };
             return out.push(Effect::Send { to: from, msg });
+        }
+        if !self.has_authority(&key) {
+            return self.inquire(&key, Some((from, rests)), out);
         }
         match self.slots.get(&key) {
             // Also while unconfirmed: the grant may have arrived.

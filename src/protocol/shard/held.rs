@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::super::types::{Epoch, Key, NodeId};
-use super::{Answer, Effect, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Request, Shard};
+use super::{
+    Answer, Effect, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request, Shard,
+};
 
 /// What a request that waits costs beside its payload, about: its places in the queues, its key, and the port of its
 /// client.
@@ -24,9 +26,13 @@ impl Msg {
     /// What it costs to let it wait, in bytes.
     pub fn weight(&self) -> usize {
         let bytes = match self {
-            Self::Grant { data, .. } | Self::Put { data, .. } | Self::Hold { data, .. } => {
-                data.len()
-            }
+            Self::Grant { data, .. }
+            | Self::Put { data, .. }
+            | Self::Hold { data, .. }
+            | Self::Report {
+                report: Report::Copy { data, .. },
+                ..
+            } => data.len(),
             Self::Forward { request, .. } => request.payload.len(),
             Self::Reply {
                 answer: Answer::Reply(bytes) | Answer::Failed(bytes),
@@ -39,7 +45,9 @@ impl Msg {
             | Self::HoldAck { .. }
             | Self::Done { .. }
             | Self::Locate { .. }
-            | Self::Located { .. } => 0,
+            | Self::Located { .. }
+            | Self::Inquire { .. }
+            | Self::Report { .. } => 0,
         };
         REQUEST_BYTES + bytes
     }

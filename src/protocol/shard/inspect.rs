@@ -86,7 +86,7 @@ impl Shard {
                 "the limit of parked messages",
                 self.parked.len() <= PARKED_MAX,
             ),
-            ("the limit of early claims", self.early.len() <= PARKED_MAX),
+            ("the limit of inquiries", self.inquiries.len() <= PARKED_MAX),
             (
                 "the limit of questions",
                 self.locating.len() <= self.pending_max,

@@ -77,7 +77,7 @@ impl Shard {
         true
     }
 
-    /// A copy without an owner arrives.
+    /// A copy without an owner arrives, to be kept here.
     pub(super) fn hold(
         &mut self,
         from: NodeId,
@@ -87,11 +87,31 @@ impl Shard {
         data: Bytes,
         out: &mut Vec<Effect>,
     ) {
-        let newer = match self.slots.get(&key) {
+        if self.merge(&from, &key, gen_, ver, &data, out) {
+            out.push(Effect::Send {
+                to: from,
+                msg: Msg::HoldAck { key, gen_, ver },
+            });
+        }
+    }
+
+    /// Keeps the newer of two states, this one and that which is here; false if there can be no such state.
+    pub(super) fn merge(
+        &mut self,
+        from: &NodeId,
+        key: &Key,
+        gen_: Epoch,
+        ver: u64,
+        data: &[u8],
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let newer = match self.slots.get(key) {
             Some(Slot::Own(own)) => {
                 if (gen_, ver) > (own.gen_, own.ver) {
+                    let from = from.clone();
                     let rule = "an owner has the newest state there is";
-                    return out.push(Effect::Refused { from, rule });
+                    out.push(Effect::Refused { from, rule });
+                    return false;
                 }
                 false
             }
@@ -99,22 +119,16 @@ impl Shard {
             None => true,
         };
         if newer {
-            self.store(
-                &key,
-                Rec {
-                    gen_,
-                    ver,
-                    data: data[..].into(),
-                    owner: None,
-                    confirmed: true,
-                },
-                out,
-            );
+            let rec = Rec {
+                gen_,
+                ver,
+                data: data.into(),
+                owner: None,
+                confirmed: true,
+            };
+            self.store(key, rec, out);
         }
-        out.push(Effect::Send {
-            to: from,
-            msg: Msg::HoldAck { key, gen_, ver },
-        });
+        true
     }
 
     /// A copy that this node passed on is in place there.
