@@ -17,7 +17,7 @@ use crate::error::Crash;
 use crate::protocol::SHARDS;
 use crate::protocol::members;
 use crate::protocol::ring::Raw;
-use crate::protocol::shard::Msg;
+use crate::protocol::shard::{Copied, Msg};
 use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef, Kind};
 
 /// The version of everything in this file. Nodes of different versions refuse each other's frames.
@@ -66,16 +66,16 @@ pub(crate) struct Header {
 pub(crate) struct Taken {
     /// Which.
     pub(crate) number: u64,
-    /// What became of its Puts: as so many [`Msg::PutAck`]s, in a few bytes.
-    pub(crate) puts: Puts,
+    /// What became of its Puts and Holds: as so many acknowledgements, in a few bytes.
+    pub(crate) copies: Copies,
 }
 
-/// What became of the Puts of a frame.
+/// What became of the Puts and Holds of a frame.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) enum Puts {
+pub(crate) enum Copies {
     /// None of them counts: the receiver is in another epoch than they were.
     Void,
-    /// All are kept but for these, by their place among the Puts of the frame.
+    /// All are kept but for these, by their place among those of the frame.
     Kept { but: Vec<u32> },
 }
 
@@ -103,11 +103,17 @@ impl Frame {
         append(msg, &mut self.body);
     }
 
-    /// Appends a Put, as [`push`](Self::push) would: the hot path has no message to begin with.
-    pub(crate) fn put(&mut self, key: &Key, gen_: Epoch, ver: u64, data: &[u8]) {
-        let data = Raw(data);
+    /// Appends a Put or a Hold, as [`push`](Self::push) would: there are many of them, and no message to begin with.
+    pub(crate) fn copy(&mut self, key: &Key, copied: Copied<'_>) {
+        let Copied {
+            is_hold,
+            gen_,
+            ver,
+            data,
+        } = copied;
+        let tag = if is_hold { HOLD } else { PUT };
         append(
-            &(PUT, key.kind(), key.name(), gen_, ver, data),
+            &(tag, key.kind(), key.name(), gen_, ver, Raw(data)),
             &mut self.body,
         );
     }
@@ -141,16 +147,14 @@ pub(crate) fn read_frame(bytes: &[u8]) -> Result<(Header, Messages<'_>), DecodeE
 /// What postcard writes before a [`Msg::Put`].
 const PUT: u8 = 3;
 
-/// A message of a frame; of a Put, which there are many of, nothing is copied.
+/// What it writes before a [`Msg::Hold`].
+const HOLD: u8 = 5;
+
+/// A message of a frame; of a Put or a Hold, which there are many of, nothing is copied.
 #[derive(Debug)]
 pub(crate) enum Read<'a> {
-    /// A [`Msg::Put`].
-    Put {
-        key: KeyRef<'a>,
-        gen_: Epoch,
-        ver: u64,
-        data: &'a [u8],
-    },
+    /// A [`Msg::Put`], or a [`Msg::Hold`].
+    Copy(KeyRef<'a>, Copied<'a>),
     /// Any other.
     Other(Msg),
 }
@@ -159,17 +163,7 @@ impl Read<'_> {
     /// The message itself.
     pub(crate) fn into_msg(self) -> Msg {
         match self {
-            Self::Put {
-                key,
-                gen_,
-                ver,
-                data,
-            } => Msg::Put {
-                key: key.to_key(),
-                gen_,
-                ver,
-                data: Bytes::copy_from_slice(data),
-            },
+            Self::Copy(key, copied) => copied.to_msg(key.to_key()),
             Self::Other(msg) => msg,
         }
     }
@@ -183,19 +177,19 @@ pub(crate) struct Messages<'a> {
 
 impl<'a> Messages<'a> {
     fn take(&mut self) -> Option<Read<'a>> {
-        let (read, rest) = if self.rest[0] == PUT {
-            type Put<'a> = (u8, Kind, &'a str, Epoch, u64, &'a [u8]);
-            let (put, rest) = postcard::take_from_bytes::<Put<'a>>(self.rest).ok()?;
-            let (_, kind, name, gen_, ver, data) = put;
+        let tag = self.rest[0];
+        let (read, rest) = if tag == PUT || tag == HOLD {
+            type Copy<'a> = (u8, Kind, &'a str, Epoch, u64, &'a [u8]);
+            let (copy, rest) = postcard::take_from_bytes::<Copy<'a>>(self.rest).ok()?;
+            let (_, kind, name, gen_, ver, data) = copy;
             Key::check(name).ok()?;
-            let key = KeyRef::new(kind, name);
-            let put = Read::Put {
-                key,
+            let copied = Copied {
+                is_hold: tag == HOLD,
                 gen_,
                 ver,
                 data,
             };
-            (put, rest)
+            (Read::Copy(KeyRef::new(kind, name), copied), rest)
         } else {
             let (msg, rest) = postcard::take_from_bytes(self.rest).ok()?;
             (Read::Other(msg), rest)
@@ -311,8 +305,8 @@ mod tests {
     use crate::protocol::types::RequestId;
 
     fn header() -> Header {
-        let puts = Puts::Kept { but: vec![3, 300] };
-        Header::new(ClusterId(7), Epoch(3), 2, Some(Taken { number: 9, puts }))
+        let copies = Copies::Kept { but: vec![3, 300] };
+        Header::new(ClusterId(7), Epoch(3), 2, Some(Taken { number: 9, copies }))
     }
 
     fn key(name: &str) -> Key {
@@ -331,6 +325,12 @@ mod tests {
                 key: key("b"),
                 gen_: Epoch(3),
                 ver: 300,
+                data: data.clone(),
+            },
+            Msg::Hold {
+                key: key("b"),
+                gen_: Epoch(2),
+                ver: 1,
                 data: data.clone(),
             },
             Msg::Forward {
@@ -424,24 +424,30 @@ mod tests {
         assert!(read.next().is_none());
     }
 
-    #[test]
-    fn a_put_is_written_without_a_message_as_it_is_with_one() {
-        let (mut with, mut without) = (Frame::default(), Frame::default());
-        let (key, data) = (key("b"), Bytes::from_static(b"state"));
-        without.put(&key, Epoch(3), 300, &data);
-        with.push(&Msg::Put {
-            key,
-            gen_: Epoch(3),
-            ver: 300,
+    fn copied(is_hold: bool, data: &[u8]) -> Copied<'_> {
+        Copied {
+            is_hold,
+            gen_: Epoch(1_000),
+            ver: 2_000_000,
             data,
-        });
+        }
+    }
+
+    #[test]
+    fn a_copy_is_written_without_a_message_as_it_is_with_one() {
+        let (mut with, mut without) = (Frame::default(), Frame::default());
+        for is_hold in [false, true] {
+            let copied = copied(is_hold, b"state");
+            without.copy(&key("b"), copied);
+            with.push(&copied.to_msg(key("b")));
+        }
         assert_eq!(with.finish(header()), without.finish(header()));
     }
 
     #[test]
     fn a_put_of_a_name_that_no_actor_has_is_malformed() {
         let mut frame = Frame::default();
-        frame.put(&key("a\nb"), Epoch(1), 1, b"");
+        frame.copy(&key("a\nb"), copied(false, b""));
         let bytes = frame.finish(header());
         let (_, mut read) = read_frame(&bytes).expect("the header is whole");
         assert!(read.next().is_some_and(|read| read.is_err()));
@@ -451,7 +457,7 @@ mod tests {
     fn a_reward_of_a_name_of_16_bytes_costs_at_most_48_bytes() {
         let mut frame = Frame::default();
         let snapshot = [0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
-        frame.put(&key("player0123456789"), Epoch(1_000), 2_000_000, &snapshot);
+        frame.copy(&key("player0123456789"), copied(false, &snapshot));
         assert!(frame.body.len() <= 48, "{}", frame.body.len());
     }
 

@@ -124,7 +124,7 @@ fn three_members_and_a_retry() {
             live_every: 1,
             ..THREE
         },
-        17_017,
+        17_007,
     );
 }
 
@@ -135,7 +135,7 @@ fn three_members_and_two_clients() {
             live_every: 8,
             ..THREE
         },
-        30_951,
+        30_899,
     );
 }
 
@@ -146,14 +146,14 @@ fn several_versions_under_way() {
             slow_actor: true,
             ..THREE
         },
-        62_913,
+        62_765,
     );
     holds(
         &Cfg {
             slow_puts: true,
             ..THREE
         },
-        27_224,
+        30_289,
     );
     holds(
         &Cfg {
@@ -162,7 +162,7 @@ fn several_versions_under_way() {
             crashes: 0,
             ..THREE
         },
-        63_305,
+        72_783,
     );
 }
 
@@ -173,7 +173,7 @@ fn a_joiner_becomes_the_home() {
             clients: 1,
             ..joined_by(0)
         },
-        168_491,
+        166_793,
     );
 }
 
@@ -184,7 +184,7 @@ fn a_joiner_becomes_the_first_keeper() {
             clients: 1,
             ..joined_by(1)
         },
-        107_592,
+        106_470,
     );
 }
 
@@ -197,7 +197,7 @@ fn a_joiner_comes_to_the_survivor_of_two() {
             retries: 1,
             ..joined_by(0)
         },
-        214_998,
+        212_662,
     );
     holds(
         &Cfg {
@@ -206,7 +206,7 @@ fn a_joiner_comes_to_the_survivor_of_two() {
             retries: 1,
             ..joined_by(2)
         },
-        109_271,
+        108_840,
     );
 }
 
@@ -218,7 +218,7 @@ fn requests_that_go_past_the_part() {
             slow_actor: true,
             ..THREE
         },
-        63_859,
+        63_711,
     );
     holds(
         &Cfg {
@@ -228,7 +228,7 @@ fn requests_that_go_past_the_part() {
             retries: 1,
             ..THREE
         },
-        12_214,
+        13_858,
     );
     holds(
         &Cfg {
@@ -240,7 +240,7 @@ fn requests_that_go_past_the_part() {
             crashes: 0,
             ..THREE
         },
-        257_346,
+        293_987,
     );
 }
 
@@ -254,7 +254,7 @@ fn reads_under_a_lease() {
             crashes: 0,
             ..THREE
         },
-        175_884,
+        175_000,
     );
 }
 
@@ -268,7 +268,7 @@ fn a_leave_beside_an_eviction() {
             crashes: 0,
             ..THREE
         },
-        154_837,
+        147_872,
     );
 }
 
@@ -283,7 +283,7 @@ fn two_backups_survive_two_losses() {
             crashes: 2,
             ..THREE
         },
-        69_403,
+        65_585,
     );
 }
 
@@ -297,7 +297,7 @@ fn two_losses_one_after_the_other() {
             evicts: 2,
             ..THREE
         },
-        35_554,
+        35_116,
     );
 }
 
@@ -308,7 +308,7 @@ fn more_losses_than_backups_break_nothing_but_the_promise_to_keep() {
             constrained: false,
             ..THREE
         },
-        44_637,
+        44_547,
     );
 }
 
@@ -338,7 +338,7 @@ fn an_actor_at_rest_is_asked_again() {
             slow_puts: true,
             ..RESTED
         },
-        6_176,
+        8_308,
     );
     holds(
         &Cfg {
@@ -374,7 +374,7 @@ fn an_actor_goes_to_rest_beside_a_loss() {
             live_every: 4,
             ..RESTED
         },
-        101_263,
+        97_074,
     );
     holds(
         &Cfg {
@@ -383,7 +383,7 @@ fn an_actor_goes_to_rest_beside_a_loss() {
             live_every: 16,
             ..RESTED
         },
-        74_127,
+        68_828,
     );
 }
 
@@ -396,7 +396,7 @@ fn an_actor_with_two_backups_goes_to_rest() {
             crashes: 1,
             ..RESTED
         },
-        2_647,
+        2_471,
     );
 }
 
@@ -419,7 +419,7 @@ fn an_actor_goes_to_rest_beside_a_join_or_a_leave() {
             live_every: 16,
             ..RESTED
         },
-        176_331,
+        162_698,
     );
 }
 

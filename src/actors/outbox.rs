@@ -8,7 +8,7 @@ use std::hash::BuildHasherDefault;
 
 use crate::protocol::shard::{Msg, REQUEST_BYTES};
 use crate::protocol::types::{Epoch, Key, KeyHasher};
-use crate::wire::{Puts, Taken};
+use crate::wire::{Copies, Taken};
 
 /// After how many ticks a frame is taken for lost.
 const WAITED_MAX: u32 = 20;
@@ -17,7 +17,6 @@ const WAITED_MAX: u32 = 20;
 #[derive(PartialEq, Eq, Hash, Debug)]
 enum Ask {
     Claim(Key),
-    Hold(Key),
     Forward(u64),
     Locate(u64),
     Inquire(Key),
@@ -27,11 +26,11 @@ impl Ask {
     fn of(msg: &Msg) -> Option<Self> {
         match msg {
             Msg::Claim { key, .. } => Some(Self::Claim(key.clone())),
-            Msg::Hold { key, .. } => Some(Self::Hold(key.clone())),
             Msg::Forward { token, .. } => Some(Self::Forward(*token)),
             Msg::Locate { token, .. } => Some(Self::Locate(*token)),
             Msg::Inquire { key } => Some(Self::Inquire(key.clone())),
             Msg::Put { .. }
+            | Msg::Hold { .. }
             | Msg::Done { .. }
             | Msg::PutAck { .. }
             | Msg::HoldAck { .. }
@@ -56,12 +55,15 @@ fn weight(answer: &Msg) -> usize {
 /// it gave that up; whoever sends more does not wait for it.
 const TAKEN_MAX: usize = 4;
 
+/// A Put or a Hold in a frame: the key, whether it is a Hold, generation and version.
+pub(super) type Copy = (Key, (bool, Epoch, u64));
+
 /// A frame that is on its way, until the peer says that it was taken in.
 #[derive(Debug)]
 struct Flight {
     number: u64,
-    /// The Puts in it, in order.
-    puts: Vec<(Key, Epoch, u64)>,
+    /// The copies in it, in order.
+    copies: Vec<Copy>,
     /// For how many ticks it has been.
     waited: u32,
 }
@@ -96,14 +98,6 @@ impl Keys {
     }
 }
 
-/// A copy that nobody waits for: it heals the cluster.
-pub(super) enum Heal {
-    /// The latest state of a key.
-    Put(Key),
-    /// A [`Msg::Hold`].
-    Hold(Msg),
-}
-
 /// The queue towards one peer.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -118,10 +112,8 @@ pub(super) struct Outbox {
     asked: HashSet<Ask>,
     /// Keys whose latest state the peer must get, because clients wait for that.
     puts: Keys,
-    /// Those whose latest state it must get some time.
+    /// Those whose latest state it must get some time: they heal the cluster.
     heals: Keys,
-    /// Copies without an owner.
-    holds: VecDeque<Msg>,
 }
 
 impl Outbox {
@@ -152,17 +144,13 @@ impl Outbox {
                 if Ask::of(&msg).is_some_and(|ask| !self.asked.insert(ask)) {
                     return;
                 }
-                let queue = match msg {
-                    Msg::Hold { .. } => &mut self.holds,
-                    _ => &mut self.requests,
-                };
-                queue.push_back(msg);
+                self.requests.push_back(msg);
             }
         }
     }
 
     /// Notes that the peer must get the latest state of a key; `awaited`: a client waits for that.
-    pub(super) fn put(&mut self, key: Key, awaited: bool) {
+    pub(super) fn copy(&mut self, key: Key, awaited: bool) {
         if awaited {
             self.heals.queued.remove(&key);
             self.puts.push(key);
@@ -171,12 +159,17 @@ impl Outbox {
         }
     }
 
-    /// A frame was sent, with these Puts in it, of which the peer will say that it took it in.
-    pub(super) fn sent(&mut self, number: u64, puts: Vec<(Key, Epoch, u64)>) {
+    /// How many keys wait that nobody waits for.
+    pub(super) fn heals(&self) -> usize {
+        self.heals.queued.len()
+    }
+
+    /// A frame was sent, with these copies in it, of which the peer will say that it took it in.
+    pub(super) fn sent(&mut self, number: u64, copies: Vec<Copy>) {
         let waited = 0;
         self.flight = Some(Flight {
             number,
-            puts,
+            copies,
             waited,
         });
     }
@@ -186,10 +179,10 @@ impl Outbox {
         self.flight.is_some()
     }
 
-    /// The peer took that frame in: the Puts in it, if it is the one on its way.
-    pub(super) fn arrived(&mut self, number: u64) -> Vec<(Key, Epoch, u64)> {
+    /// The peer took that frame in: the copies in it, if it is the one on its way.
+    pub(super) fn arrived(&mut self, number: u64) -> Vec<Copy> {
         let flight = self.flight.take_if(|flight| flight.number == number);
-        flight.map(|flight| flight.puts).unwrap_or_default()
+        flight.map(|flight| flight.copies).unwrap_or_default()
     }
 
     /// This node took a frame of the peer in.
@@ -219,13 +212,13 @@ impl Outbox {
         self.flight = None;
     }
 
-    /// The view has changed: whatever was to be said, or was said of Puts, is void. What matters is sent again.
+    /// The view has changed: whatever was to be said, or was said of copies, is void. What matters is sent again.
     pub(super) fn clear(&mut self) {
         for taken in &mut self.taken {
-            taken.puts = Puts::Void;
+            taken.copies = Copies::Void;
         }
         if let Some(flight) = &mut self.flight {
-            flight.puts.clear();
+            flight.copies.clear();
         }
         self.answers.clear();
         self.answers_bytes = 0;
@@ -233,15 +226,13 @@ impl Outbox {
         self.asked.clear();
         self.puts.clear();
         self.heals.clear();
-        self.holds.clear();
     }
 
     /// Whether there is something to send now.
     pub(super) fn is_ready(&self) -> bool {
         let waiting = !self.requests.is_empty()
             || !self.puts.queued.is_empty()
-            || !self.heals.queued.is_empty()
-            || !self.holds.is_empty();
+            || !self.heals.queued.is_empty();
         !self.taken.is_empty() || !self.answers.is_empty() || waiting && self.flight.is_none()
     }
 
@@ -255,7 +246,9 @@ impl Outbox {
     /// The next request to send.
     pub(super) fn next_request(&mut self) -> Option<Msg> {
         let msg = self.requests.pop_front()?;
-        self.forget(&msg);
+        if let Some(ask) = Ask::of(&msg) {
+            self.asked.remove(&ask);
+        }
         Some(msg)
     }
 
@@ -264,20 +257,9 @@ impl Outbox {
         self.puts.pop()
     }
 
-    /// The next copy to send that nobody waits for.
-    pub(super) fn next_heal(&mut self) -> Option<Heal> {
-        if let Some(key) = self.heals.pop() {
-            return Some(Heal::Put(key));
-        }
-        let msg = self.holds.pop_front()?;
-        self.forget(&msg);
-        Some(Heal::Hold(msg))
-    }
-
-    fn forget(&mut self, msg: &Msg) {
-        if let Some(ask) = Ask::of(msg) {
-            self.asked.remove(&ask);
-        }
+    /// The next one that nobody waits for.
+    pub(super) fn next_heal(&mut self) -> Option<Key> {
+        self.heals.pop()
     }
 }
 
@@ -286,8 +268,8 @@ mod tests {
     use super::*;
     use crate::protocol::types::Kind;
 
-    fn put(name: &str) -> (Key, Epoch, u64) {
-        (Key::new(Kind(1), name), Epoch(1), 1)
+    fn put(name: &str) -> Copy {
+        (Key::new(Kind(1), name), (false, Epoch(1), 1))
     }
 
     #[test]
@@ -307,16 +289,13 @@ mod tests {
         let key = |name: &str| Key::new(Kind(1), name);
         let mut outbox = Outbox::default();
         for name in ["a", "b", "c"] {
-            outbox.put(key(name), false);
+            outbox.copy(key(name), false);
         }
-        outbox.put(key("b"), true);
-        outbox.put(key("b"), false);
-        outbox.put(key("d"), true);
+        outbox.copy(key("b"), true);
+        outbox.copy(key("b"), false);
+        outbox.copy(key("d"), true);
         let put = |outbox: &mut Outbox| outbox.next_put();
-        let heal = |outbox: &mut Outbox| match outbox.next_heal()? {
-            Heal::Put(key) => Some(key),
-            Heal::Hold(_) => None,
-        };
+        let heal = |outbox: &mut Outbox| outbox.next_heal();
         assert_eq!(put(&mut outbox), Some(key("b")));
         assert_eq!(heal(&mut outbox), Some(key("a")));
         assert_eq!(put(&mut outbox), Some(key("d")));
@@ -329,12 +308,12 @@ mod tests {
     fn what_was_sent_or_taken_in_under_another_view_counts_for_nothing() {
         let mut outbox = Outbox::default();
         outbox.sent(1, vec![put("a")]);
-        let puts = Puts::Kept { but: Vec::new() };
-        outbox.take_in(Taken { number: 7, puts });
+        let copies = Copies::Kept { but: Vec::new() };
+        outbox.take_in(Taken { number: 7, copies });
         outbox.clear();
         assert_eq!(outbox.arrived(1), []);
         assert!(!outbox.is_in_flight());
-        let puts = Puts::Void;
-        assert_eq!(outbox.next_taken(), Some(Taken { number: 7, puts }));
+        let copies = Copies::Void;
+        assert_eq!(outbox.next_taken(), Some(Taken { number: 7, copies }));
     }
 }

@@ -24,12 +24,12 @@ use crate::protocol::shard::{Answer, Effect, Input, Progress, REQUEST_BYTES, Ran
 use crate::protocol::types::{Epoch, Key, Kind, NodeId};
 use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
-use crate::wire::{self, CallFailure, Frame, Header, Puts, Read, Taken};
+use crate::wire::{self, CallFailure, Copies, Frame, Header, Read, Taken};
 
 use super::contain::discard;
 use super::idle::Idle;
 use super::inbox::Wake;
-use super::outbox::{Heal, Outbox};
+use super::outbox::Outbox;
 use super::part::{Gate, Part};
 use super::player::{Address, Run, Start, failed};
 use super::shared::Shared;
@@ -55,6 +55,9 @@ const HEAL_BYTES_BESIDE: usize = 4 * 1024;
 
 /// The most bytes of them in any other frame.
 const HEAL_BYTES_ALONE: usize = 32 * 1024;
+
+/// With so many keys waiting for one peer that nobody waits for, no further ones are queued.
+const HEALS_MAX: usize = 1_024;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;
@@ -257,7 +260,7 @@ impl Actor for ShardActor {
             return failed.map_or(Ok(()), |reason| Err(broken(reason)));
         };
         self.ended(&myself, s, &gate, abnormal);
-        self.flush(s);
+        self.flush(&myself, s);
         Ok(())
     }
 }
@@ -299,7 +302,7 @@ impl ShardActor {
             let _ = port.send(());
         }
         if any {
-            self.flush(s);
+            self.flush(myself, s);
         }
         any
     }
@@ -472,8 +475,8 @@ impl ShardActor {
                     let bytes_max = self.part().load.max();
                     outbox_of(&mut s.outboxes, &to).push(msg, bytes_max);
                 }
-                Effect::Put { to, key, awaited } => {
-                    outbox_of(&mut s.outboxes, &to).put(key, awaited);
+                Effect::Copy { to, key, awaited } => {
+                    outbox_of(&mut s.outboxes, &to).copy(key, awaited);
                 }
                 Effect::Start { key, gen_, data } => self.start(myself, s, key, gen_, data),
                 Effect::Run { key, gen_, request } => {
@@ -647,34 +650,29 @@ impl ShardActor {
         let from = known.as_ref().unwrap_or(from);
         let same_epoch = header.epoch == s.machine.epoch();
         if let Some(taken) = header.taken {
-            let mut puts = outbox_of(&mut s.outboxes, from).arrived(taken.number);
-            match taken.puts {
-                Puts::Kept { but } if same_epoch && but.is_sorted_by(|a, b| a < b) => {
+            let mut copies = outbox_of(&mut s.outboxes, from).arrived(taken.number);
+            match taken.copies {
+                Copies::Kept { but } if same_epoch && but.is_sorted_by(|a, b| a < b) => {
                     // Backwards, so that the places of the others stay what they are.
                     for place in but.iter().rev() {
                         if let Ok(place) = usize::try_from(*place)
-                            && place < puts.len()
+                            && place < copies.len()
                         {
-                            puts.swap_remove(place);
+                            copies.swap_remove(place);
                         }
                     }
-                    s.machine.kept(s.leased, from, &puts, &mut s.effects);
+                    s.machine.kept(s.leased, from, &copies, &mut s.effects);
                     self.carry_out(myself, s);
                 }
-                Puts::Kept { .. } | Puts::Void => {}
+                Copies::Kept { .. } | Copies::Void => {}
             }
         }
         let (mut place, mut but) = (0, Vec::new());
         let mut whole = true;
         for read in messages {
             let msg = match read {
-                Ok(Read::Put {
-                    key,
-                    gen_,
-                    ver,
-                    data,
-                }) if same_epoch => {
-                    if !s.machine.keep(from, key, gen_, ver, data, &mut s.effects) {
+                Ok(Read::Copy(key, copied)) if same_epoch => {
+                    if !s.machine.keep(from, key, copied, &mut s.effects) {
                         but.push(place);
                     }
                     place += 1;
@@ -694,18 +692,21 @@ impl ShardActor {
             self.step(myself, s, Input::Message { from, epoch, msg });
         }
         if header.number > 0 {
-            let puts = if same_epoch && whole {
-                Puts::Kept { but }
+            let copies = if same_epoch && whole {
+                Copies::Kept { but }
             } else {
-                Puts::Void
+                Copies::Void
             };
             let number = header.number;
-            outbox_of(&mut s.outboxes, from).take_in(Taken { number, puts });
+            outbox_of(&mut s.outboxes, from).take_in(Taken { number, copies });
         }
     }
 
     /// Sends what every peer may get now.
-    fn flush(&self, s: &mut State) {
+    fn flush(&self, myself: &ActorRef<Wake>, s: &mut State) {
+        while s.machine.is_healing() && s.outboxes.iter().all(|(_, o)| o.heals() < HEALS_MAX) {
+            self.step(myself, s, Input::Heal);
+        }
         let has = s.machine.has_data();
         if has != s.had_data {
             s.had_data = has;
@@ -735,23 +736,23 @@ impl ShardActor {
                 }
                 let mut number = 0;
                 if !outbox.is_in_flight() && !frame.is_full() {
-                    let mut puts = Vec::new();
+                    let mut copies = Vec::new();
                     let answers = frame.len();
                     while !frame.is_full()
                         && let Some(msg) = outbox.next_request()
                     {
                         frame.push(&msg);
                     }
-                    let mut put = |frame: &mut Frame, key: Key| {
-                        if let Some((gen_, ver, data)) = machine.owned_state(&key) {
-                            frame.put(&key, gen_, ver, data);
-                            puts.push((key, gen_, ver));
+                    let mut copy = |frame: &mut Frame, key: Key| {
+                        if let Some(copied) = machine.copy_of(&key, peer) {
+                            frame.copy(&key, copied);
+                            copies.push((key, (copied.is_hold, copied.gen_, copied.ver)));
                         }
                     };
                     while !frame.is_full()
                         && let Some(key) = outbox.next_put()
                     {
-                        put(&mut frame, key);
+                        copy(&mut frame, key);
                     }
                     let heal_bytes = if frame.len() > answers {
                         HEAL_BYTES_BESIDE
@@ -761,17 +762,14 @@ impl ShardActor {
                     let full = frame.len() + heal_bytes;
                     while !frame.is_full()
                         && frame.len() < full
-                        && let Some(heal) = outbox.next_heal()
+                        && let Some(key) = outbox.next_heal()
                     {
-                        match heal {
-                            Heal::Put(key) => put(&mut frame, key),
-                            Heal::Hold(msg) => frame.push(&msg),
-                        }
+                        copy(&mut frame, key);
                     }
                     if frame.len() > answers {
                         *frames += 1;
                         number = *frames;
-                        outbox.sent(number, puts);
+                        outbox.sent(number, copies);
                     }
                 }
                 let taken = outbox.next_taken();

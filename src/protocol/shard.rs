@@ -11,11 +11,12 @@
 //! ```
 //!
 //! The parts of a node are independent instances of the data protocol: each has its own barrier. This file
-//! holds the state and the dispatch; `owner`, `directory`, `inquiry`, `keeper`, `barrier` and `rest`
+//! holds the state and the dispatch; `owner`, `directory`, `inquiry`, `keeper`, `barrier`, `healing` and `rest`
 //! hold the rules.
 
 mod barrier;
 mod directory;
+mod healing;
 mod held;
 mod inquiry;
 mod inspect;
@@ -28,7 +29,6 @@ mod table;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ use super::view::View;
 use table::Table;
 
 pub use barrier::Progress;
+pub use healing::Copied;
+use healing::{Acks, Healing};
 use held::Books;
 pub use held::REQUEST_BYTES;
 use inquiry::Inquiry;
@@ -65,10 +67,6 @@ const KEY_MIN: usize = 64;
 
 /// How many resend ticks a message may stay unanswered before it is sent again.
 const RESEND_AFTER: u64 = 2;
-
-/// How many keys whose copies are not in place yet are looked at in a tick. A view can make millions of them, most of
-/// which are still queued: to send them again is for the few that got lost.
-const UNSETTLED_AT_A_TICK: usize = 1_024;
 
 /// What a client asks an actor.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -354,6 +352,8 @@ pub enum Input {
     },
     /// This view was decided.
     Install(View),
+    /// There is room for more of the copies that a view has made necessary: see [`Shard::is_healing`].
+    Heal,
     /// Time to send again what has not been acknowledged for a while, and to answer what waited for the lease.
     Tick,
     /// A peer was connected: send again at once what was not acknowledged.
@@ -376,10 +376,10 @@ pub enum Effect {
         /// What.
         msg: Msg,
     },
-    /// Send `to` the current [`Shard::put_of`] of that key, whenever the connection has room: updates that come
+    /// Send `to` the current [`Shard::copy_of`] of that key, whenever the connection has room: updates that come
     /// meanwhile ride along.
-    Put {
-        /// The keeper.
+    Copy {
+        /// Who is to keep it.
         to: NodeId,
         /// The key.
         key: Key,
@@ -478,6 +478,8 @@ struct Own {
     put_at: u64,
     /// Whether the key is in `lagging`.
     listed: bool,
+    /// Whether this epoch's sync waits for it.
+    unsettled: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -500,6 +502,8 @@ struct Rec {
     owner: Option<Arc<NodeId>>,
     /// The owner itself said so, by a Put; a grant alone does not confirm.
     confirmed: bool,
+    /// Who of those it belongs to has acknowledged its Hold, while its copies are not in place.
+    acks: Option<Acks>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -545,11 +549,9 @@ pub struct Shard {
     placement: Placement,
     /// The placements installed since the last complete barrier, that one first; empty before the first.
     lineage: Vec<Placement>,
-    /// Keys whose copies of this epoch are not in place yet; for a record, who acknowledged the Hold. When this node is
-    /// done with the sync, only actors that go to rest are left.
-    unsettled: BTreeMap<Key, Vec<NodeId>>,
-    /// The last of them that was sent again, if there were more than are sent again at a time.
-    resent: Option<Key>,
+    /// The copies of this epoch that are not in place yet. When this node is done with the sync, only those of actors
+    /// that go to rest are left.
+    healing: Healing,
     done_sent: bool,
     done_from: BTreeSet<NodeId>,
     complete: bool,
@@ -561,7 +563,7 @@ pub struct Shard {
     forwarded_as: BTreeMap<u64, u64>,
     locating: BTreeMap<u64, Key>,
     /// Owned keys that some keeper has not acknowledged, or whose answers only the lease holds back; and some
-    /// that no longer are. What only this epoch's sync waits for is in `unsettled` alone.
+    /// that no longer are. What only this epoch's sync waits for is in `healing` alone.
     lagging: Vec<Key>,
     parked: Vec<(NodeId, Epoch, Msg)>,
     /// The keys of which this node asks all members what they have, as a home without authority: see `inquiry`.
@@ -596,8 +598,7 @@ impl Shard {
             view,
             lineage: vec![placement.clone()],
             placement,
-            unsettled: BTreeMap::new(),
-            resent: None,
+            healing: Healing::default(),
             done_sent: true,
             done_from: BTreeSet::new(),
             complete: true,
@@ -659,6 +660,7 @@ impl Shard {
             Input::Rest { key, gen_ } => self.rest(&key, gen_, out),
             Input::Message { from, epoch, msg } => self.message(leased, from, epoch, msg, out),
             Input::Install(view) => self.install(leased, view, out),
+            Input::Heal => self.heal(out),
             Input::Tick => {
                 self.tick += 1;
                 self.resend(leased, RESEND_AFTER, out);
@@ -678,17 +680,6 @@ impl Shard {
             self.quiet_said = true;
             out.push(Effect::Quiet);
         }
-    }
-
-    /// The Put that brings a keeper of `key` up to date; none if the key is not owned here (any more).
-    pub fn put_of(&self, key: &Key) -> Option<Msg> {
-        let own = self.own(key)?;
-        Some(Msg::Put {
-            key: key.clone(),
-            gen_: own.gen_,
-            ver: own.ver,
-            data: own.data.clone(),
-        })
     }
 
     /// The epoch that messages are sent in.
@@ -862,7 +853,7 @@ impl Shard {
                 ver,
                 data,
             } => self.hold(from, key, gen_, ver, data, out),
-            Msg::HoldAck { key, gen_, ver } => self.hold_ack(from, &key, gen_, ver),
+            Msg::HoldAck { key, gen_, ver } => self.hold_ack(&from, &key, gen_, ver),
             Msg::Done { heard } => self.done(from, heard, out),
             Msg::Forward {
                 key,
@@ -897,41 +888,58 @@ impl Shard {
         }
     }
 
-    /// Takes a Put of the installed epoch, as [`Input::Message`] does; whether it is kept, which its sender is to be
-    /// told, together with others (a [`Msg::PutAck`] for each would double the traffic).
+    /// Takes a Put of the installed epoch, or a Hold, as [`Input::Message`] does; whether it is kept, which its sender is
+    /// to be told, together with others (an acknowledgement for each would double the traffic).
     pub fn keep(
         &mut self,
         from: &NodeId,
         key: KeyRef<'_>,
-        gen_: Epoch,
-        ver: u64,
-        data: &[u8],
+        copied: Copied<'_>,
         out: &mut Vec<Effect>,
     ) -> bool {
         if !self.view.contains(from) {
             out.push(Effect::ShowView(from.clone()));
             return false;
         }
-        if let Err(rule) = self.check_version(gen_, ver) {
+        let Copied {
+            is_hold,
+            gen_,
+            ver,
+            data,
+        } = copied;
+        let checked = match self.check_version(gen_, ver) {
+            Ok(()) if is_hold => self.check_top(&key.to_key()),
+            checked => checked,
+        };
+        if let Err(rule) = checked {
             let from = from.clone();
             out.push(Effect::Refused { from, rule });
             return false;
         }
-        let kept = self.put(from, key, gen_, ver, data, true, out);
+        let kept = if is_hold {
+            self.merge(from, &key.to_key(), gen_, ver, data, out)
+        } else {
+            self.put(from, key, gen_, ver, data, true, out)
+        };
         self.follow_up(out);
         kept
     }
 
-    /// A keeper kept these Puts of the installed epoch: as so many [`Msg::PutAck`]s.
+    /// A member kept these copies of the installed epoch, each a key, whether it is a Hold, its generation and version: as
+    /// so many acknowledgements.
     pub fn kept<'a>(
         &mut self,
         leased: bool,
         from: &NodeId,
-        puts: impl IntoIterator<Item = &'a (Key, Epoch, u64)>,
+        copies: impl IntoIterator<Item = &'a (Key, (bool, Epoch, u64))>,
         out: &mut Vec<Effect>,
     ) {
-        for (key, gen_, ver) in puts {
-            self.put_ack(leased, from, key, *gen_, *ver, out);
+        for (key, (is_hold, gen_, ver)) in copies {
+            if *is_hold {
+                self.hold_ack(from, key, *gen_, *ver);
+            } else {
+                self.put_ack(leased, from, key, *gen_, *ver, out);
+            }
         }
         self.follow_up(out);
     }
@@ -976,13 +984,10 @@ impl Shard {
             Msg::Report { key, .. } if self.placement.home(key) != Some(&self.me) => {
                 Err("only the home of a key is told who has it")
             }
-            Msg::Hold { key, .. } if !self.placement.is_top(key, self.backups, &self.me) => {
-                Err("a copy without an owner goes to the first of its ranking alone")
-            }
+            Msg::Hold { key, .. } => self.check_top(key),
             Msg::Grant { .. }
             | Msg::Put { .. }
             | Msg::PutAck { .. }
-            | Msg::Hold { .. }
             | Msg::HoldAck { .. }
             | Msg::Claim { .. }
             | Msg::OwnerIs { .. }
@@ -993,6 +998,14 @@ impl Shard {
             | Msg::Located { .. }
             | Msg::Inquire { .. }
             | Msg::Report { .. } => Ok(()),
+        }
+    }
+
+    fn check_top(&self, key: &Key) -> Result<(), &'static str> {
+        if self.placement.is_top(key, self.backups, &self.me) {
+            Ok(())
+        } else {
+            Err("a copy without an owner goes to the first of its ranking alone")
         }
     }
 
@@ -1029,11 +1042,11 @@ impl Shard {
         let put_by = tick.checked_sub(after);
         self.revisit(leased, put_by, out);
         if after == 0 {
-            self.resent = None;
-            self.resend_unsettled(put_by, usize::MAX, out);
+            self.heal_again();
         } else {
-            self.resend_unsettled(put_by, UNSETTLED_AT_A_TICK, out);
+            self.resend_copies(put_by, out);
         }
+        self.heal(out);
         let due: Vec<Key> = self
             .wanted
             .iter()
@@ -1056,30 +1069,6 @@ impl Shard {
         }
         if self.done_sent && !self.complete {
             self.send_done(out);
-        }
-    }
-
-    /// Sends the copies of so many unsettled keys again, and next time those of the keys after them.
-    fn resend_unsettled(&mut self, put_by: Option<u64>, most: usize, out: &mut Vec<Effect>) {
-        let from = match self.resent.take() {
-            Some(key) => Bound::Excluded(key),
-            None => Bound::Unbounded,
-        };
-        let rest = self.unsettled.range((from, Bound::Unbounded));
-        let keys: Vec<Key> = rest.take(most).map(|(key, _)| key.clone()).collect();
-        for key in &keys {
-            match self.slots.get_mut(key) {
-                // Those that are listed as lagging are looked at there.
-                Some(Slot::Own(own)) => {
-                    if !own.listed && own.lags() && put_by.is_some_and(|by| own.put_at <= by) {
-                        own.send_puts(key, self.tick, out);
-                    }
-                }
-                Some(Slot::Rec(_)) | None => self.send_holds(key, out),
-            }
-        }
-        if keys.len() == most {
-            self.resent = keys.into_iter().next_back();
         }
     }
 

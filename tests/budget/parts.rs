@@ -104,8 +104,9 @@ impl Pair {
     fn effect(&mut self, at: usize, effect: Effect) -> Res<()> {
         match effect {
             Effect::Send { msg, .. } => self.send(1 - at, &msg),
-            Effect::Put { key, .. } => {
-                let msg = self.parts[at].put_of(&key).ok_or("nothing to put")?;
+            Effect::Copy { to, key, .. } => {
+                let copied = self.parts[at].copy_of(&key, &to).ok_or("nothing to put")?;
+                let msg = copied.to_msg(key.clone());
                 self.send(1 - at, &msg)
             }
             Effect::Start { .. } => Ok(()),

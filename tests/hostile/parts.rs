@@ -357,7 +357,11 @@ impl World {
         let epoch = node.shard.epoch();
         let msg = match effect {
             Effect::Send { to, msg } => (to, Some(msg)),
-            Effect::Put { to, key, .. } => (to, node.shard.put_of(&key)),
+            Effect::Copy { to, key, .. } => {
+                let copied = node.shard.copy_of(&key, &to);
+                let msg = copied.map(|copied| copied.to_msg(key.clone()));
+                (to, msg)
+            }
             Effect::Start { key, gen_, .. } => {
                 node.actors.insert(key, (gen_, VecDeque::new()));
                 return;

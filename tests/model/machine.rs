@@ -265,7 +265,7 @@ impl Cfg {
                     w.send(packet);
                 }
             }
-            Effect::Put { to, .. } => {
+            Effect::Copy { to, .. } => {
                 let to = index(&to);
                 if self.slow_puts {
                     w.change(n, |node| node.due |= bit(to));
@@ -314,7 +314,8 @@ impl Cfg {
     pub fn put(&self, w: &mut World, from: u8, to: u8) {
         let Some(node) = w.node(from) else { return };
         let epoch = node.epoch();
-        if let Some(content) = node.shard.put_of(&KEY).as_ref().and_then(Content::of) {
+        let copied = node.shard.copy_of(&KEY, &id(to));
+        if let Some(content) = copied.and_then(|c| Content::of(&c.to_msg(KEY.clone()))) {
             w.send(Packet {
                 epoch,
                 from,

@@ -94,20 +94,14 @@ impl Cfg {
                 let counts = from.is_some_and(|from| {
                     from.epoch() <= p.epoch
                         && from.rec().is_some_and(|(rec, ..)| rec == at)
-                        && from
-                            .shard
-                            .held_by(&KEY)
-                            .is_some_and(|by| !by.contains(&id(p.to)))
+                        && !from.shard.is_held_by(&KEY, &id(p.to))
                 });
                 !(now && merged && !counts)
             }
             // Acknowledged is a version of its own: no later Hold has it again.
             Content::HoldAck { at } if rests && now => {
                 to.rec().is_some_and(|(rec, ..)| rec == at)
-                    && to
-                        .shard
-                        .held_by(&KEY)
-                        .is_some_and(|by| !by.contains(&id(p.from)))
+                    && !to.shard.is_held_by(&KEY, &id(p.from))
             }
             // The home that has authority asks no more, and hears no more. It keeps it until the next view.
             Content::Inquire => from.is_some_and(|from| from.epoch() == p.epoch && !knows(from)),

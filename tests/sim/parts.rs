@@ -181,7 +181,7 @@ impl Cluster {
                     },
                 );
             }
-            Effect::Put { to, key, .. } => {
+            Effect::Copy { to, key, .. } => {
                 let delay = self.dice.between(0, 8);
                 let due = process.due.entry((part, to.clone())).or_default();
                 if due.is_empty() {
@@ -327,7 +327,8 @@ impl Cluster {
                 process.parts[part].view().cluster,
                 process.parts[part].epoch(),
             );
-            if let Some(msg) = process.parts[part].put_of(&key) {
+            if let Some(copied) = process.parts[part].copy_of(&key, to) {
+                let msg = copied.to_msg(key);
                 self.send(
                     p,
                     to,

@@ -32,6 +32,7 @@ pub fn input(input: &Input) -> Option<String> {
         | Input::Exited { .. }
         | Input::Restart { .. }
         | Input::Rest { .. }
+        | Input::Heal
         | Input::Linked
         | Input::Leased
         | Input::Quiesce => format!("{input:?}"),

@@ -163,8 +163,9 @@ impl Cfg {
                     }
                     w.send(&me, &to, true, Item::Part(line, epoch, msg));
                 }
-                shard::Effect::Put { to, key, .. } => {
-                    if let Some(msg) = w.node(at).and_then(|n| n.shard.put_of(&key)) {
+                shard::Effect::Copy { to, key, .. } => {
+                    let copied = w.node(at).and_then(|n| n.shard.copy_of(&key, &to));
+                    if let Some(msg) = copied.map(|copied| copied.to_msg(key.clone())) {
                         w.send(&me, &to, true, Item::Part(line, epoch, msg));
                     }
                 }

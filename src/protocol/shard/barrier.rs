@@ -7,7 +7,7 @@ use super::super::defect::Defect;
 use super::super::placement::Placement;
 use super::super::types::{Key, NodeId};
 use super::super::view::View;
-use super::{Effect, Msg, Rec, Shard, Slot};
+use super::{Effect, Healing, Msg, Rec, Shard, Slot};
 
 /// Most views whose homes are remembered until a barrier completes; beyond, authority waits for the barrier.
 const LINEAGE_MAX: usize = 32;
@@ -27,6 +27,8 @@ enum Fit {
     Settled,
     /// It has to go somewhere.
     Open,
+    /// Also something else is to be done at once.
+    Urgent,
     /// It is to be dropped: a deliberate defect only.
     Surplus,
 }
@@ -59,27 +61,29 @@ impl Shard {
         self.done_sent = false;
         self.done_from.clear();
         self.complete = false;
-        self.unsettled.clear();
-        self.resent = None;
+        self.healing = Healing::default();
         self.inquiries.clear();
 
-        // Most keys stay as they are, and the rest of the part waits meanwhile: they are looked at where they lie, and
-        // only those that have to go somewhere are sorted.
+        // Most keys stay as they are, and the rest of the part waits meanwhile: they are looked at where they lie.
         let mut slots = std::mem::take(&mut self.slots);
-        let mut open = Vec::new();
-        slots.retain(|key, slot| match self.adapt(key, slot) {
-            Fit::Settled => true,
-            Fit::Open => {
-                open.push(key.clone());
-                true
+        let (mut healing, mut urgent) = (Healing::default(), Vec::new());
+        slots.retain(|key, slot| {
+            let fit = self.adapt(key, slot);
+            match fit {
+                Fit::Settled => {}
+                Fit::Open => healing.open.push(key.clone()),
+                Fit::Urgent => urgent.push(key.clone()),
+                Fit::Surplus => return false,
             }
-            Fit::Surplus => false,
+            healing.unsettled += usize::from(slot.is_unsettled());
+            true
         });
         self.slots = slots;
-        open.sort_unstable();
-        for key in open {
-            self.pass_on(key, out);
+        self.healing = healing;
+        for key in urgent {
+            self.attend_to(key, out);
         }
+        self.heal(out);
 
         // Messages of the old view are void: whatever waited for one asks again.
         self.forwarded_as.clear();
@@ -106,7 +110,10 @@ impl Shard {
     /// Makes what this node has of a key what it is under the view just installed.
     fn adapt(&self, key: &Key, slot: &mut Slot) -> Fit {
         match slot {
-            Slot::Own(_) if !self.placement.is_active(&self.me) => Fit::Open,
+            Slot::Own(own) if !self.placement.is_active(&self.me) => {
+                own.unsettled = false;
+                Fit::Urgent
+            }
             Slot::Own(own) => {
                 let keepers = || self.placement.keepers(key, &self.me, self.backups);
                 let same = keepers().eq(own.keepers.iter().map(|(id, _)| id));
@@ -125,7 +132,10 @@ impl Shard {
                 }
                 own.sync_ver = own.ver;
                 own.put_at = self.tick;
-                if own.lags() || !own.waiting.is_empty() {
+                own.unsettled = !own.is_synced();
+                if !own.waiting.is_empty() {
+                    Fit::Urgent
+                } else if own.unsettled {
                     Fit::Open
                 } else {
                     Fit::Settled
@@ -141,47 +151,40 @@ impl Shard {
                 if self.planted.has(Defect::DropAtInstall)
                     && !self.placement.is_top(key, self.backups, &self.me)
                 {
-                    Fit::Surplus
-                } else if self.is_settled(rec) {
-                    Fit::Settled
-                } else {
+                    return Fit::Surplus;
+                }
+                rec.acks = (!self.is_settled(rec)).then_some(0);
+                if rec.acks.is_some() {
                     Fit::Open
+                } else {
+                    Fit::Settled
                 }
             }
         }
     }
 
-    /// Brings the copies of a key to where the view just installed wants them.
-    fn pass_on(&mut self, key: Key, out: &mut Vec<Effect>) {
-        match self.slots.get_mut(&key) {
-            Some(Slot::Own(own)) if self.placement.is_active(&self.me) => {
-                own.send_puts(&key, self.tick, out);
-                if !own.waiting.is_empty() {
-                    own.list(&key, &mut self.lagging);
-                }
-                if !own.is_synced() {
-                    self.unsettled.insert(key, Vec::new());
-                }
-            }
-            Some(Slot::Own(own)) => {
-                let rec = Rec {
-                    gen_: own.gen_,
-                    ver: own.ver,
-                    data: own.data[..].into(),
-                    owner: None,
-                    confirmed: true,
-                };
-                if let Some(Slot::Own(own)) = self.slots.insert(key.clone(), Slot::Rec(rec)) {
-                    self.disown(&key, *own, out);
-                }
-                self.unsettled.insert(key.clone(), Vec::new());
-                self.send_holds(&key, out);
-            }
-            Some(Slot::Rec(_)) => {
-                self.unsettled.insert(key.clone(), Vec::new());
-                self.send_holds(&key, out);
-            }
-            None => {}
+    /// Clients wait for the copies of a key, or have to look for it elsewhere.
+    fn attend_to(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let is_active = self.placement.is_active(&self.me);
+        let Some(Slot::Own(own)) = self.slots.get_mut(&key) else {
+            return;
+        };
+        if is_active {
+            own.send_puts(&key, self.tick, out);
+            own.list(&key, &mut self.lagging);
+            return;
+        }
+        let rec = Rec {
+            gen_: own.gen_,
+            ver: own.ver,
+            data: own.data[..].into(),
+            owner: None,
+            confirmed: true,
+            acks: Some(0),
+        };
+        self.healing.open.push(key.clone());
+        if let Some(Slot::Own(own)) = self.put_slot(key.clone(), Slot::Rec(rec)) {
+            self.disown(&key, *own, out);
         }
     }
 
@@ -203,11 +206,14 @@ impl Shard {
 
     /// Tells everybody when all copies that this node answers for are in place.
     pub(super) fn try_done(&mut self, out: &mut Vec<Effect>) {
-        let settled = self.unsettled.is_empty() || self.planted.has(Defect::DoneWithoutAcks);
+        let settled = self.healing.unsettled == 0 || self.planted.has(Defect::DoneWithoutAcks);
         if self.done_sent || !settled {
             return;
         }
         self.done_sent = true;
+        if self.healing.unsettled == 0 {
+            self.healing = Healing::default();
+        }
         self.done_from.insert(self.me.clone());
         self.send_done(out);
         out.push(Effect::Progress(self.view.epoch, Progress::Sent));
@@ -244,9 +250,11 @@ impl Shard {
         self.complete = true;
         self.lineage = vec![self.placement.clone()];
         let (placement, backups, me) = (&self.placement, self.backups, &self.me);
-        self.slots.retain(|key, slot| match slot {
-            Slot::Own(_) => true,
-            Slot::Rec(_) => placement.is_top(key, backups, me),
+        let unsettled = &mut self.healing.unsettled;
+        self.slots.retain(|key, slot| {
+            let keep = matches!(slot, Slot::Own(_)) || placement.is_top(key, backups, me);
+            *unsettled -= usize::from(!keep && slot.is_unsettled());
+            keep
         });
         out.push(Effect::Progress(self.view.epoch, Progress::Complete));
         self.end_inquiries(out);

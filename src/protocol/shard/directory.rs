@@ -109,8 +109,9 @@ impl Shard {
             data: data[..].into(),
             owner: Some(self.shared(&from)),
             confirmed: false,
+            acks: None,
         };
-        self.store(&key, rec, out);
+        self.store(&key, rec, None, out);
         out.push(Effect::Send {
             to: from,
             msg: Msg::Grant {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::types::{Key, NodeId};
-use super::{Origin, PARKED_MAX, Pending, REQUEST_BYTES, Shard, Slot};
+use super::{Origin, PARKED_MAX, Pending, REQUEST_BYTES, Rec, Shard, Slot};
 
 impl Shard {
     /// Whether this node may speak for `key` as its home.
@@ -25,10 +25,18 @@ impl Shard {
         self.own(key).map_or(&[], |own| own.keepers.as_slice())
     }
 
-    /// Who acknowledged the Hold of a key, while its copies of this epoch are not in place.
+    /// Whether nothing comes of it that `id` acknowledges the Hold of `key`.
     #[doc(hidden)]
-    pub fn held_by(&self, key: &Key) -> Option<&[NodeId]> {
-        self.unsettled.get(key).map(Vec::as_slice)
+    pub fn is_held_by(&self, key: &Key, id: &NodeId) -> bool {
+        let Some(Slot::Rec(Rec {
+            acks: Some(acks), ..
+        })) = self.slots.get(key)
+        else {
+            return true;
+        };
+        let mut ranked = self.placement.top(key, self.backups);
+        let rank = ranked.position(|ranked| ranked == id);
+        rank.is_none_or(|rank| acks & 1 << rank != 0)
     }
 
     /// How many actors were put to rest here.
@@ -73,6 +81,10 @@ impl Shard {
         let parked: usize = self.parked.iter().map(|(_, _, msg)| msg.weight()).sum();
         for (what, holds) in [
             ("the number of requests", self.books.pending == all.len()),
+            (
+                "the number of unsettled keys",
+                self.healing.unsettled == self.slots.values().filter(|s| s.is_unsettled()).count(),
+            ),
             ("their bytes", self.books.held == bytes),
             ("the requests of peers", self.books.in_hand == in_hand),
             ("the forwarded requests", self.forwarded_as == forwarded_as),
@@ -116,14 +128,19 @@ impl Shard {
             // Replies to earlier tokens belong to earlier epochs, or have arrived.
             self.next_token = 0;
         }
-        let settled = !self.unsettled.contains_key(key);
         self.lagging.clear();
-        if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
-            if settled {
-                own.sync_ver = 0;
+        self.healing.sent.clear();
+        if let Some(slot) = self.slots.get_mut(key) {
+            if slot.is_unsettled() && self.healing.open.is_empty() {
+                self.healing.sent.push_back(key.clone());
             }
-            if own.listed {
-                self.lagging.push(key.clone());
+            if let Slot::Own(own) = slot {
+                if !own.unsettled {
+                    own.sync_ver = 0;
+                }
+                if own.listed {
+                    self.lagging.push(key.clone());
+                }
             }
         }
     }

@@ -6,6 +6,15 @@ use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, KeyRef, NodeId};
 use super::{Effect, Msg, Rec, Shard, Slot};
 
+impl Rec {
+    /// Whether they are the same, wherever copies of them are.
+    fn is(&self, other: &Self) -> bool {
+        (self.gen_, self.ver, &self.owner, self.confirmed)
+            == (other.gen_, other.ver, &other.owner, other.confirmed)
+            && self.data == other.data
+    }
+}
+
 impl Shard {
     /// An owner's state arrives; whether it is kept, and its owner may count on it.
     #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
@@ -38,7 +47,7 @@ impl Shard {
             // A newer version of the same owner is here already; its acknowledgement covers this one.
             Some((_, Slot::Rec(rec))) if rec.gen_ == gen_ && rec.ver > ver => return false,
             // The usual case: the next version from the owner that is known.
-            Some((key, Slot::Rec(rec)))
+            Some((_, Slot::Rec(rec)))
                 if rec.gen_ == gen_
                     && rec.confirmed
                     && rec.owner.as_deref() == Some(from)
@@ -50,8 +59,8 @@ impl Shard {
                 } else {
                     rec.data = data.into();
                 }
-                if !self.unsettled.is_empty() {
-                    self.unsettled.remove(key);
+                if rec.acks.take().is_some() {
+                    self.healing.unsettled -= 1;
                 }
                 return true;
             }
@@ -72,8 +81,9 @@ impl Shard {
             data: data.into(),
             owner: Some(self.shared(from)),
             confirmed: true,
+            acks: None,
         };
-        self.store(&key, rec, out);
+        self.store(&key, rec, None, out);
         true
     }
 
@@ -125,47 +135,40 @@ impl Shard {
                 data: data.into(),
                 owner: None,
                 confirmed: true,
+                acks: None,
             };
-            self.store(key, rec, out);
+            self.store(key, rec, Some(from), out);
+        } else {
+            // Who sends it, has it: nobody needs to send it back.
+            self.hold_ack(from, key, gen_, ver);
         }
         true
     }
 
-    /// A copy that this node passed on is in place there.
-    pub(super) fn hold_ack(&mut self, from: NodeId, key: &Key, gen_: Epoch, ver: u64) {
-        let Some(Slot::Rec(rec)) = self.slots.get(key) else {
-            return;
-        };
-        if (rec.gen_, rec.ver) != (gen_, ver) {
-            return;
-        }
-        let Some(mut acks) = self.unsettled.get_mut(key).map(std::mem::take) else {
-            return;
-        };
-        if self.hold_targets(key).any(|id| *id == from) && !acks.contains(&from) {
-            acks.push(from);
-        }
-        if self.hold_targets(key).all(|id| acks.contains(id)) {
-            self.unsettled.remove(key);
-            self.rested(key);
-        } else {
-            self.unsettled.insert(key.clone(), acks);
-        }
-    }
-
-    /// Puts a record in place, and on the way to where it belongs if this epoch's sync is not over.
-    pub(super) fn store(&mut self, key: &Key, rec: Rec, out: &mut Vec<Effect>) {
-        let same = matches!(self.slots.get(key), Some(Slot::Rec(old)) if *old == rec);
-        if same {
+    /// Puts a record in place, and on the way to where it belongs if this epoch's sync is not over. `from` has it.
+    pub(super) fn store(
+        &mut self,
+        key: &Key,
+        mut rec: Rec,
+        from: Option<&NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(Slot::Rec(old)) = self.slots.get(key)
+            && old.is(&rec)
+        {
             return;
         }
-        let settled = self.is_settled(&rec);
-        self.slots.insert(key.clone(), Slot::Rec(rec));
-        if settled || self.done_sent {
-            self.unsettled.remove(key);
-        } else {
-            self.unsettled.insert(key.clone(), Vec::new());
-            self.send_holds(key, out);
+        let (gen_, ver) = (rec.gen_, rec.ver);
+        rec.acks = (!self.done_sent && !self.is_settled(&rec)).then_some(0);
+        let is_unsettled = rec.acks.is_some();
+        self.put_slot(key.clone(), Slot::Rec(rec));
+        if is_unsettled {
+            if let Some(from) = from {
+                self.hold_ack(from, key, gen_, ver);
+            }
+            if self.send_holds(key, out) {
+                self.healing.sent.push_back(key.clone());
+            }
         }
     }
 
@@ -176,41 +179,5 @@ impl Shard {
                 .owner
                 .as_ref()
                 .is_some_and(|owner| self.placement.is_active(owner))
-    }
-
-    /// Where a record without an owner goes.
-    fn hold_targets(&self, key: &Key) -> impl Iterator<Item = &NodeId> {
-        let backups = if self.planted.has(Defect::NoOrphanCopy) {
-            0
-        } else {
-            self.backups
-        };
-        let top = self.placement.top(key, backups);
-        top.filter(|id| **id != self.me)
-    }
-
-    /// Passes an unsettled record on to those that have not acknowledged it, or an unsettled owner's state.
-    pub(super) fn send_holds(&mut self, key: &Key, out: &mut Vec<Effect>) {
-        let Some(Slot::Rec(rec)) = self.slots.get(key) else {
-            return;
-        };
-        let Some(acks) = self.unsettled.get(key) else {
-            return;
-        };
-        let mut missing = false;
-        for to in self.hold_targets(key).filter(|id| !acks.contains(id)) {
-            missing = true;
-            let msg = Msg::Hold {
-                key: key.clone(),
-                gen_: rec.gen_,
-                ver: rec.ver,
-                data: Bytes::copy_from_slice(&rec.data),
-            };
-            let to = to.clone();
-            out.push(Effect::Send { to, msg });
-        }
-        if !missing {
-            self.unsettled.remove(key);
-        }
     }
 }

@@ -32,7 +32,7 @@ impl Own {
         self.put_at = tick;
         for (to, acked) in &self.keepers {
             if *acked != Some(self.ver) {
-                out.push(Effect::Put {
+                out.push(Effect::Copy {
                     to: to.clone(),
                     key: key.clone(),
                     awaited: !self.waiting.is_empty(),
@@ -205,13 +205,9 @@ impl Shard {
             actor: Actor::Up,
             put_at: 0,
             listed: false,
+            unsettled: !self.done_sent,
         };
-        self.slots.insert(key.clone(), Slot::Own(Box::new(own)));
-        if self.done_sent {
-            self.unsettled.remove(key);
-        } else {
-            self.unsettled.insert(key.clone(), Vec::new());
-        }
+        self.put_slot(key.clone(), Slot::Own(Box::new(own)));
         out.push(Effect::Start {
             key: key.clone(),
             gen_,
@@ -353,9 +349,9 @@ impl Shard {
             return;
         };
         *acked = (*acked).max(Some(ver));
-        // Empty but for the sync of a new epoch.
-        if !self.unsettled.is_empty() && own.is_synced() {
-            self.unsettled.remove(key);
+        if own.unsettled && own.is_synced() {
+            own.unsettled = false;
+            self.healing.unsettled -= 1;
         }
         if !own.waiting.is_empty() {
             self.settle(leased, key, out);

@@ -34,7 +34,7 @@
 //!   such message does that once, so requests do not go in circles for long; ids keep them from being applied twice.
 //!
 //! Only when the barrier is complete does an actor go to rest. Then every member is in this epoch and done with its sync,
-//! no copy of an earlier epoch is under way, and `unsettled` is free for the Holds. Whoever is about to leave hands over
+//! no copy of an earlier epoch is under way, and `healing` is free for the Holds. Whoever is about to leave hands over
 //! what it owns by the barrier anyway.
 
 use super::super::defect::Defect;
@@ -55,7 +55,7 @@ impl Shard {
                 && own.actor != Actor::Restarting
                 && !own.lags()
         });
-        idle && self.complete && !self.quiescing && self.unsettled.len() < RESTING_MAX
+        idle && self.complete && !self.quiescing && self.healing.unsettled < RESTING_MAX
     }
 
     /// Nobody has asked the actor for long.
@@ -63,7 +63,7 @@ impl Shard {
         if !self.may_rest(key, gen_) {
             return;
         }
-        let Some(Slot::Own(own)) = self.slots.remove(key) else {
+        let Some(Slot::Own(own)) = self.take_slot(key) else {
             return;
         };
         if own.listed {
@@ -81,13 +81,14 @@ impl Shard {
             data: own.data[..].into(),
             owner: None,
             confirmed: true,
+            acks: Some(0),
         };
-        self.slots.insert(key.clone(), Slot::Rec(rec));
-        self.unsettled.insert(key.clone(), Vec::new());
-        self.send_holds(key, out);
+        self.put_slot(key.clone(), Slot::Rec(rec));
+        if self.send_holds(key, out) {
+            self.healing.sent.push_back(key.clone());
+        }
         if self.planted.has(Defect::RestWithoutAcks) {
-            self.unsettled.remove(key);
-            self.rested(key);
+            self.settle_record(key);
         }
     }
 
@@ -95,7 +96,7 @@ impl Shard {
     /// barrier goes on nothing is.
     pub(super) fn rested(&mut self, key: &Key) {
         if self.complete && !self.placement.is_top(key, self.backups, &self.me) {
-            self.slots.remove(key);
+            self.take_slot(key);
         }
     }
 

@@ -10,7 +10,7 @@ use super::super::placement::Placement;
 use super::super::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
 use super::super::view::View;
 use super::{
-    Answer, Effect, Input, KEY_SHARE, Msg, Progress, Ran, Request, Shard, UNSETTLED_AT_A_TICK,
+    Answer, Effect, Input, KEY_SHARE, Msg, Progress, Ran, Request, Shard, healing::RESENT_AT_A_TICK,
 };
 
 const PENDING_MAX: usize = 4 * KEY_SHARE;
@@ -110,6 +110,17 @@ impl Part {
         })
     }
 
+    /// The copies that these effects want sent there.
+    fn copies_to(&self, name: &str, effects: &[Effect]) -> Vec<Msg> {
+        let copies = effects.iter().filter_map(|effect| match effect {
+            Effect::Copy { to, key, .. } if *to == id(name) => {
+                Some(self.shard.copy_of(key, to)?.to_msg(key.clone()))
+            }
+            _ => None,
+        });
+        copies.collect()
+    }
+
     /// The actor handles its oldest request; `data` is the state if it changes.
     fn ran(&mut self, reply: &'static str, state: Option<&'static str>) -> Vec<Effect> {
         let gen_ = self.shard.owns(&self.key).expect("the key is owned");
@@ -204,7 +215,7 @@ fn puts(effects: &[Effect]) -> Vec<&str> {
     effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::Put { to, .. } => Some(to.name.as_str()),
+            Effect::Copy { to, .. } => Some(to.name.as_str()),
             _ => None,
         })
         .collect()
@@ -780,7 +791,7 @@ fn what_is_not_in_place_is_sent_again_a_bounded_number_at_a_time() {
     let keys = (0..).map(|n| Key::new(Kind(1), format!("orphan{n}")));
     let placement = Placement::of(&view(1, &names));
     let kept = keys.filter(|key| placement.keepers(key, &id("a@h"), 1).eq([&id("b@h")]));
-    for key in kept.take(UNSETTLED_AT_A_TICK + 1) {
+    for key in kept.take(RESENT_AT_A_TICK + 1) {
         part.hear(
             "a@h",
             Msg::Put {
@@ -791,18 +802,42 @@ fn what_is_not_in_place_is_sent_again_a_bounded_number_at_a_time() {
             },
         );
     }
-    let holds = |effects: &[Effect]| {
-        let sent = sent_to("c@h", effects).into_iter();
-        sent.filter(|msg| matches!(msg, Msg::Hold { .. })).count()
+    let all = RESENT_AT_A_TICK + 1;
+    let heal = |part: &mut Part, first: Input| {
+        let mut copies = part.step(first).len();
+        while part.shard.is_healing() {
+            let more = part.step(Input::Heal).len();
+            assert!((1..RESENT_AT_A_TICK).contains(&more));
+            copies += more;
+        }
+        copies
     };
-    let effects = part.step(Input::Install(view(2, &["b@h", "c@h"])));
-    assert_eq!(holds(&effects), UNSETTLED_AT_A_TICK + 1);
-    // Then from the first one again.
-    for expected in [UNSETTLED_AT_A_TICK, 1, UNSETTLED_AT_A_TICK] {
-        assert_eq!(holds(&part.step(Input::Tick)), expected);
+    let install = Input::Install(view(2, &["b@h", "c@h"]));
+    assert_eq!(heal(&mut part, install), all);
+    assert_eq!(part.step(Input::Heal), []);
+    for _ in 0..2 {
+        assert_eq!(part.step(Input::Tick).len(), RESENT_AT_A_TICK);
     }
     // What was lost with a connection is sent again at once.
-    assert_eq!(holds(&part.step(Input::Linked)), UNSETTLED_AT_A_TICK + 1);
+    assert_eq!(heal(&mut part, Input::Linked), all);
+}
+
+#[test]
+fn who_sends_a_copy_has_it() {
+    let mut part = Part::of("b@h");
+    part.put("a@h", 1, 1, "1");
+    part.step(Input::Install(view(2, &["b@h", "c@h"])));
+    assert!(!part.shard.done_sent());
+    part.hear(
+        "c@h",
+        Msg::Hold {
+            key: part.key.clone(),
+            gen_: Epoch(1),
+            ver: 1,
+            data: data("1"),
+        },
+    );
+    assert!(part.shard.done_sent());
 }
 
 #[test]
@@ -830,7 +865,7 @@ fn a_record_without_an_owner_goes_where_such_records_live() {
         ver: 1,
         data: data("1"),
     };
-    assert_eq!(sent_to("c@h", &effects), [&hold]);
+    assert_eq!(part.copies_to("c@h", &effects), [hold]);
     assert!(!has_progress(&effects, Progress::Sent));
     let effects = part.hear(
         "c@h",
@@ -933,8 +968,8 @@ fn a_leaver_keeps_its_last_version_as_a_record() {
         ver: 1,
         data: data("1"),
     };
-    assert!(sent_to("b@h", &effects).contains(&&hold));
-    assert!(sent_to("c@h", &effects).contains(&&hold));
+    assert_eq!(part.copies_to("b@h", &effects), [hold.clone()]);
+    assert_eq!(part.copies_to("c@h", &effects), [hold]);
     assert_eq!(answers(&effects), []);
 }
 
@@ -1326,10 +1361,12 @@ fn the_copies_of_an_actor_at_rest_are_sent_until_they_are_acknowledged_and_then_
         ver: 2,
         data: data("1"),
     };
-    assert_eq!(sent_to("a@h", &effects), [&hold]);
-    assert_eq!(sent_to("b@h", &effects), [&hold]);
+    assert_eq!(part.copies_to("a@h", &effects), [hold.clone()]);
+    assert_eq!(part.copies_to("b@h", &effects), [hold.clone()]);
     part.held_by("a@h", 2);
-    assert_eq!(sent_to("b@h", &part.step(Input::Tick)), [&hold]);
+    let effects = part.step(Input::Tick);
+    assert_eq!(part.copies_to("b@h", &effects), [hold]);
+    assert_eq!(part.copies_to("a@h", &effects), []);
     assert!(part.shard.record(&part.key).is_some());
     part.held_by("b@h", 2);
     assert_eq!(part.shard.record(&part.key), None);
