@@ -95,7 +95,7 @@ fn a_crash_that_one_node_notices_late() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        214_254,
+        214_394,
     );
 }
 
@@ -124,7 +124,7 @@ fn a_witnessed_crash() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::WITNESSED, goals::RECOVERED],
-        101_813,
+        101_903,
     );
 }
 
@@ -139,7 +139,7 @@ fn a_node_cut_off_is_evicted_and_comes_back() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::REJOINED],
-        81_668,
+        81_848,
     );
 }
 
@@ -169,7 +169,7 @@ fn the_survivor_of_two_goes_on_with_the_restarted_other() {
     holds(
         &Cfg { budget, ..TWO },
         &[goals::ANSWERED, goals::RECOVERED],
-        91_803,
+        91_862,
     );
 }
 
@@ -241,7 +241,7 @@ fn an_actor_rests_between_two_requests_beside_a_crash() {
             ..THREE
         },
         &[goals::ANSWERED, goals::RECOVERED],
-        70_450,
+        70_888,
     );
 }
 

@@ -173,6 +173,14 @@ impl fmt::Debug for State {
     }
 }
 
+impl State {
+    /// Whether the part is to look for more copies that the cluster lacks, now.
+    fn heals(&self) -> bool {
+        let has_room = |(_, outbox): &(NodeId, Outbox)| outbox.heals() < HEALS_MAX;
+        self.machine.is_healing() && self.outboxes.iter().all(has_room)
+    }
+}
+
 impl Actor for ShardActor {
     type Msg = Wake;
     type State = State;
@@ -224,7 +232,7 @@ impl Actor for ShardActor {
         // it takes one, so that supervision and other actors get their turn.
         self.part().let_others_ask().await;
         for _ in 0..ROUNDS_MAX {
-            if !self.round(&myself, s) {
+            if !self.round(&myself, s) && !s.heals() {
                 return Ok(());
             }
         }
@@ -260,7 +268,7 @@ impl Actor for ShardActor {
             return failed.map_or(Ok(()), |reason| Err(broken(reason)));
         };
         self.ended(&myself, s, &gate, abnormal);
-        self.flush(&myself, s);
+        self.flush(s);
         Ok(())
     }
 }
@@ -301,8 +309,11 @@ impl ShardActor {
         {
             let _ = port.send(());
         }
-        if any {
-            self.flush(myself, s);
+        if s.heals() {
+            self.step(myself, s, Input::Heal);
+            self.flush(s);
+        } else if any {
+            self.flush(s);
         }
         any
     }
@@ -703,10 +714,7 @@ impl ShardActor {
     }
 
     /// Sends what every peer may get now.
-    fn flush(&self, myself: &ActorRef<Wake>, s: &mut State) {
-        while s.machine.is_healing() && s.outboxes.iter().all(|(_, o)| o.heals() < HEALS_MAX) {
-            self.step(myself, s, Input::Heal);
-        }
+    fn flush(&self, s: &mut State) {
         let has = s.machine.has_data();
         if has != s.had_data {
             s.had_data = has;

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The parts of a node are independent instances of the data protocol: each has its own barrier. This file
-//! holds the state and the dispatch; `owner`, `directory`, `inquiry`, `keeper`, `barrier`, `healing` and `rest`
+//! holds the state and the dispatch; `owner`, `directory`, `inquiry`, `keeper`, `barrier`, `sweep`, `healing` and `rest`
 //! hold the rules.
 
 mod barrier;
@@ -24,6 +24,7 @@ mod keeper;
 mod owner;
 mod queue;
 mod rest;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use held::REQUEST_BYTES;
 use inquiry::Inquiry;
 pub use owner::key_max;
 use queue::Queue;
+use sweep::{Stamp, Sweep};
 
 /// Most messages of a later epoch that wait for its view, and most claims that wait for the barrier; further
 /// ones are dropped, and sent again by their senders.
@@ -253,6 +255,26 @@ pub enum Report {
     Nothing,
 }
 
+impl Msg {
+    /// Which key it is about.
+    fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Claim { key, .. }
+            | Self::OwnerIs { key, .. }
+            | Self::Grant { key, .. }
+            | Self::Put { key, .. }
+            | Self::PutAck { key, .. }
+            | Self::Hold { key, .. }
+            | Self::HoldAck { key, .. }
+            | Self::Forward { key, .. }
+            | Self::Locate { key, .. }
+            | Self::Inquire { key }
+            | Self::Report { key, .. } => Some(key),
+            Self::Done { .. } | Self::Reply { .. } | Self::Located { .. } => None,
+        }
+    }
+}
+
 /// What came of a request that the actor was given.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Ran {
@@ -364,6 +386,30 @@ pub enum Input {
     Quiesce,
     /// This node does not serve: give back the requests that have not started.
     Refuse,
+}
+
+impl Input {
+    /// Which key it is about; that of a message is looked for when its epoch is known.
+    fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Request { key, .. }
+            | Self::Locate { key, .. }
+            | Self::Cancel { key, .. }
+            | Self::Ran { key, .. }
+            | Self::Served { key, .. }
+            | Self::Exited { key, .. }
+            | Self::Restart { key, .. }
+            | Self::Rest { key, .. } => Some(key),
+            Self::Message { .. }
+            | Self::Install(_)
+            | Self::Heal
+            | Self::Tick
+            | Self::Linked
+            | Self::Leased
+            | Self::Quiesce
+            | Self::Refuse => None,
+        }
+    }
 }
 
 /// What a part wants done.
@@ -480,6 +526,7 @@ struct Own {
     listed: bool,
     /// Whether this epoch's sync waits for it.
     unsettled: bool,
+    stamp: Stamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -504,6 +551,7 @@ struct Rec {
     confirmed: bool,
     /// Who of those it belongs to has acknowledged its Hold, while its copies are not in place.
     acks: Option<Acks>,
+    stamp: Stamp,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -552,6 +600,7 @@ pub struct Shard {
     /// The copies of this epoch that are not in place yet. When this node is done with the sync, only those of actors
     /// that go to rest are left.
     healing: Healing,
+    sweep: Sweep,
     done_sent: bool,
     done_from: BTreeSet<NodeId>,
     complete: bool,
@@ -599,6 +648,7 @@ impl Shard {
             lineage: vec![placement.clone()],
             placement,
             healing: Healing::default(),
+            sweep: Sweep::default(),
             done_sent: true,
             done_from: BTreeSet::new(),
             complete: true,
@@ -632,6 +682,9 @@ impl Shard {
     /// Takes one step. `leased`: whether this node may answer clients right now, as a member of the view that this part
     /// has installed.
     pub fn handle(&mut self, leased: bool, input: Input, out: &mut Vec<Effect>) {
+        if let Some(key) = input.key() {
+            self.touch(key, out);
+        }
         match input {
             Input::Request {
                 token,
@@ -825,6 +878,9 @@ impl Shard {
         if let Err(rule) = self.check(&from, same_epoch, &msg) {
             return out.push(Effect::Refused { from, rule });
         }
+        if let Some(key) = msg.key() {
+            self.touch(key, out);
+        }
         match msg {
             Msg::Claim { key, rests } => self.claim(from, key, rests, out),
             Msg::OwnerIs { key, owner } => self.owner_is(&key, &owner, out),
@@ -916,6 +972,7 @@ impl Shard {
             out.push(Effect::Refused { from, rule });
             return false;
         }
+        self.touch_ref(key, out);
         let kept = if is_hold {
             self.merge(from, &key.to_key(), gen_, ver, data, out)
         } else {
@@ -935,6 +992,7 @@ impl Shard {
         out: &mut Vec<Effect>,
     ) {
         for (key, (is_hold, gen_, ver)) in copies {
+            self.touch(key, out);
             if *is_hold {
                 self.hold_ack(from, key, *gen_, *ver);
             } else {
@@ -1020,6 +1078,7 @@ impl Shard {
     /// as early as that.
     fn revisit(&mut self, leased: bool, put_by: Option<u64>, out: &mut Vec<Effect>) {
         for key in std::mem::take(&mut self.lagging) {
+            self.touch(&key, out);
             if self.own(&key).is_some_and(|own| !own.waiting.is_empty()) {
                 self.settle(leased, &key, out);
             }

@@ -132,7 +132,19 @@ impl Cluster {
         {
             trace.push(format!("{:>7} {}/{part} <= {line}", self.now, process.id()));
         }
+        let heals = matches!(input, Input::Install(_) | Input::Heal);
         process.parts[part].handle(leased, input, &mut out);
+        if heals && process.parts[part].is_healing() {
+            let delay = self.dice.between(0, self.plan.heal_delay_max);
+            self.after(
+                delay,
+                Event::ToPart {
+                    process: p,
+                    part,
+                    item: ToPart::Input(Input::Heal),
+                },
+            );
+        }
         for effect in out {
             if !self.dies_first(p) {
                 self.interpret(p, part, relays, effect);

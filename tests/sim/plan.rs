@@ -32,6 +32,9 @@ pub struct Plan {
     /// How slow actors are at worst, in milliseconds, and how often one of them ends, in percent.
     pub actor_delay_max: u64,
     pub actor_ends: u64,
+    /// How many places a part looks at at once after an install, and how much later, at worst, it goes on.
+    pub swept_at_once: usize,
+    pub heal_delay_max: u64,
     /// How often an actor that may go to rest does so at a tick, in percent.
     pub rests: u64,
     /// All clocks are right, or each has a rate of its own.
@@ -69,6 +72,8 @@ impl Plan {
             witnessed: dice.pick(&[0, 50, 90]).unwrap_or_default(),
             actor_delay_max: dice.pick(&[1, 3, 20, 200]).unwrap_or_default(),
             actor_ends: dice.pick(&[0, 0, 1, 5]).unwrap_or_default(),
+            swept_at_once: dice.pick(&[1, 3, 1_000]).unwrap_or_default(),
+            heal_delay_max: dice.pick(&[1, 5, 30]).unwrap_or_default(),
             rests: 0,
             drifts: dice.percent(50),
         }

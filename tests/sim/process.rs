@@ -353,6 +353,7 @@ fn parts(me: &NodeId, view: &View, plan: &Plan) -> Vec<Shard> {
             n as u64,
         );
         part.plant(plan.planted);
+        part.sweep_at_once(plan.swept_at_once);
         part
     };
     (0..SHARDS).map(part).collect()

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::super::defect::Defect;
 use super::super::placement::Placement;
-use super::super::types::{Key, NodeId};
+use super::super::types::NodeId;
 use super::super::view::View;
-use super::{Effect, Healing, Msg, Rec, Shard, Slot};
+use super::{Effect, Healing, Msg, Shard, Slot};
 
 /// Most views whose homes are remembered until a barrier completes; beyond, authority waits for the barrier.
 const LINEAGE_MAX: usize = 32;
@@ -19,18 +19,6 @@ pub enum Progress {
     Sent,
     /// Every member's copies are in place: authority is whole, and surplus records are gone.
     Complete,
-}
-
-/// How a key fits a view that was just installed.
-enum Fit {
-    /// As it was before.
-    Settled,
-    /// It has to go somewhere.
-    Open,
-    /// Also something else is to be done at once.
-    Urgent,
-    /// It is to be dropped: a deliberate defect only.
-    Surplus,
 }
 
 impl Shard {
@@ -64,24 +52,14 @@ impl Shard {
         self.healing = Healing::default();
         self.inquiries.clear();
 
-        // Most keys stay as they are, and the rest of the part waits meanwhile: they are looked at where they lie.
-        let mut slots = std::mem::take(&mut self.slots);
-        let (mut healing, mut urgent) = (Healing::default(), Vec::new());
-        slots.retain(|key, slot| {
-            let fit = self.adapt(key, slot);
-            match fit {
-                Fit::Settled => {}
-                Fit::Open => healing.open.push(key.clone()),
-                Fit::Urgent => urgent.push(key.clone()),
-                Fit::Surplus => return false,
-            }
-            healing.unsettled += usize::from(slot.is_unsettled());
-            true
-        });
-        self.slots = slots;
-        self.healing = healing;
-        for key in urgent {
-            self.attend_to(key, out);
+        self.begin_sweep(out);
+        if !self.placement.is_active(&self.me) {
+            // Others own by now what this node did, and no client waits for it.
+            self.end_sweep(out);
+        }
+        for key in self.lagging.clone() {
+            // Clients wait for some of these.
+            self.touch(&key, out);
         }
         self.heal(out);
 
@@ -107,87 +85,6 @@ impl Shard {
         }
     }
 
-    /// Makes what this node has of a key what it is under the view just installed.
-    fn adapt(&self, key: &Key, slot: &mut Slot) -> Fit {
-        match slot {
-            Slot::Own(own) if !self.placement.is_active(&self.me) => {
-                own.unsettled = false;
-                Fit::Urgent
-            }
-            Slot::Own(own) => {
-                let keepers = || self.placement.keepers(key, &self.me, self.backups);
-                let same = keepers().eq(own.keepers.iter().map(|(id, _)| id));
-                if self.planted.has(Defect::PushByDiff) {
-                    let unseen = same.then_some(own.ver);
-                    own.keepers = keepers().map(|id| (id.clone(), unseen)).collect();
-                } else if !same {
-                    let acked = std::mem::take(&mut own.keepers);
-                    let ver = |id| {
-                        acked
-                            .iter()
-                            .find(|(a, _)| a == id)
-                            .and_then(|(_, ver)| *ver)
-                    };
-                    own.keepers = keepers().map(|id| (id.clone(), ver(id))).collect();
-                }
-                own.sync_ver = own.ver;
-                own.put_at = self.tick;
-                own.unsettled = !own.is_synced();
-                if !own.waiting.is_empty() {
-                    Fit::Urgent
-                } else if own.unsettled {
-                    Fit::Open
-                } else {
-                    Fit::Settled
-                }
-            }
-            Slot::Rec(rec) => {
-                let owner = rec.owner.as_deref();
-                let live = owner.is_some_and(|owner| self.placement.is_active(owner));
-                let only_dead = self.planted.has(Defect::OnlyDeadOwnersPushed);
-                if !live || !(rec.confirmed || only_dead || self.was_home_throughout(key)) {
-                    rec.owner = None;
-                }
-                if self.planted.has(Defect::DropAtInstall)
-                    && !self.placement.is_top(key, self.backups, &self.me)
-                {
-                    return Fit::Surplus;
-                }
-                rec.acks = (!self.is_settled(rec)).then_some(0);
-                if rec.acks.is_some() {
-                    Fit::Open
-                } else {
-                    Fit::Settled
-                }
-            }
-        }
-    }
-
-    /// Clients wait for the copies of a key, or have to look for it elsewhere.
-    fn attend_to(&mut self, key: Key, out: &mut Vec<Effect>) {
-        let is_active = self.placement.is_active(&self.me);
-        let Some(Slot::Own(own)) = self.slots.get_mut(&key) else {
-            return;
-        };
-        if is_active {
-            own.send_puts(&key, self.tick, out);
-            own.list(&key, &mut self.lagging);
-            return;
-        }
-        let rec = Rec {
-            gen_: own.gen_,
-            ver: own.ver,
-            data: own.data[..].into(),
-            owner: None,
-            confirmed: true,
-            acks: Some(0),
-        };
-        self.healing.open.push(key.clone());
-        if let Some(Slot::Own(own)) = self.put_slot(key.clone(), Slot::Rec(rec)) {
-            self.disown(&key, *own, out);
-        }
-    }
-
     /// Peers forward again under the new view what was not handled under the old one.
     fn drop_requests_of_peers(&mut self) {
         let mut dropped = Vec::new();
@@ -207,7 +104,7 @@ impl Shard {
     /// Tells everybody when all copies that this node answers for are in place.
     pub(super) fn try_done(&mut self, out: &mut Vec<Effect>) {
         let settled = self.healing.unsettled == 0 || self.planted.has(Defect::DoneWithoutAcks);
-        if self.done_sent || !settled {
+        if self.done_sent || self.sweep.stale > 0 || !settled {
             return;
         }
         self.done_sent = true;
@@ -249,13 +146,12 @@ impl Shard {
         }
         self.complete = true;
         self.lineage = vec![self.placement.clone()];
-        let (placement, backups, me) = (&self.placement, self.backups, &self.me);
-        let unsettled = &mut self.healing.unsettled;
-        self.slots.retain(|key, slot| {
-            let keep = matches!(slot, Slot::Own(_)) || placement.is_top(key, backups, me);
-            *unsettled -= usize::from(!keep && slot.is_unsettled());
-            keep
-        });
+        for key in std::mem::take(&mut self.sweep.surplus) {
+            let is_rec = matches!(self.slots.get(&key), Some(Slot::Rec(_)));
+            if is_rec && !self.placement.is_top(&key, self.backups, &self.me) {
+                self.take_slot(&key);
+            }
+        }
         out.push(Effect::Progress(self.view.epoch, Progress::Complete));
         self.end_inquiries(out);
         let keys: Vec<_> = self.wanted.keys().cloned().collect();

@@ -29,6 +29,7 @@ impl Shard {
 
     /// Tries to get the waiting requests of `key` on their way.
     pub(super) fn kick(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        self.touch(key, out);
         let tick = self.tick;
         let me = self.me.clone();
         // A node that is about to leave keeps requests of peers waiting for what it owns: a claim of that would have the
@@ -110,6 +111,7 @@ impl Shard {
             owner: Some(self.shared(&from)),
             confirmed: false,
             acks: None,
+            stamp: 0,
         };
         self.store(&key, rec, None, out);
         out.push(Effect::Send {
@@ -199,6 +201,8 @@ impl Shard {
                 });
             }
             Some(_) | None => {
+                let key = &key.clone();
+                self.touch(key, out);
                 if let Some(found) = self.located(key) {
                     self.stop_locating(token);
                     out.push(Effect::Found { token, found });

@@ -88,14 +88,20 @@ impl Slot {
 }
 
 impl Shard {
-    /// Whether there are copies that [`Input::Heal`](super::Input::Heal) would send for the first time.
+    /// Whether [`Input::Heal`](super::Input::Heal) has something to do: keys to look at after an install, or copies to
+    /// send for the first time.
     pub fn is_healing(&self) -> bool {
-        !self.healing.open.is_empty()
+        self.sweep.stale > 0 || !self.healing.open.is_empty()
     }
 
     /// What `to` is to keep of `key` now; none if that has changed, and it is to keep nothing, or has it.
     pub fn copy_of(&self, key: &Key, to: &NodeId) -> Option<Copied<'_>> {
-        match self.slots.get(key)? {
+        let slot = self.slots.get(key)?;
+        if slot.stamp() != self.sweep.stamp {
+            // Whoever queued it did so under an earlier view.
+            return None;
+        }
+        match slot {
             Slot::Own(own) => {
                 let (_, acked) = own.keepers.iter().find(|(id, _)| id == to)?;
                 (*acked != Some(own.ver)).then_some(Copied {
@@ -119,7 +125,8 @@ impl Shard {
     }
 
     /// Puts a slot in place; what was there before.
-    pub(super) fn put_slot(&mut self, key: Key, slot: Slot) -> Option<Slot> {
+    pub(super) fn put_slot(&mut self, key: Key, mut slot: Slot) -> Option<Slot> {
+        slot.set_stamp(self.sweep.stamp);
         self.healing.unsettled += usize::from(slot.is_unsettled());
         let before = self.slots.insert(key, slot);
         if before.as_ref().is_some_and(Slot::is_unsettled) {
@@ -137,6 +144,7 @@ impl Shard {
 
     /// Sends the next copies.
     pub(super) fn heal(&mut self, out: &mut Vec<Effect>) {
+        self.sweep(out);
         for _ in 0..HEAL_AT_ONCE {
             let Some(key) = self.healing.open.pop() else {
                 return;

@@ -13,6 +13,12 @@ impl Shard {
         self.has_authority(key)
     }
 
+    /// How many places to look at at once after an install.
+    #[doc(hidden)]
+    pub fn sweep_at_once(&mut self, places: usize) {
+        self.sweep.at_once = places;
+    }
+
     /// Whether the barrier of the installed epoch is complete.
     #[doc(hidden)]
     pub fn is_complete(&self) -> bool {
@@ -78,12 +84,20 @@ impl Shard {
                 Origin::Peer(..) => None,
             })
             .collect();
+        let fresh = || {
+            let slots = self.slots.values();
+            slots.filter(|slot| slot.stamp() == self.sweep.stamp)
+        };
         let parked: usize = self.parked.iter().map(|(_, _, msg)| msg.weight()).sum();
         for (what, holds) in [
             ("the number of requests", self.books.pending == all.len()),
             (
+                "the number of stale keys",
+                self.sweep.stale + fresh().count() == self.slots.len(),
+            ),
+            (
                 "the number of unsettled keys",
-                self.healing.unsettled == self.slots.values().filter(|s| s.is_unsettled()).count(),
+                self.healing.unsettled == fresh().filter(|slot| slot.is_unsettled()).count(),
             ),
             ("their bytes", self.books.held == bytes),
             ("the requests of peers", self.books.in_hand == in_hand),
@@ -130,7 +144,18 @@ impl Shard {
         }
         self.lagging.clear();
         self.healing.sent.clear();
+        self.sweep.surplus.clear();
+        if self.sweep.stale == 0 {
+            (self.sweep.stamp, self.sweep.next) = (0, 0);
+        }
         if let Some(slot) = self.slots.get_mut(key) {
+            if self.sweep.stale == 0 {
+                slot.set_stamp(0);
+            }
+            let is_rec = matches!(slot, Slot::Rec(_));
+            if is_rec && !self.placement.is_top(key, self.backups, &self.me) {
+                self.sweep.surplus.push(key.clone());
+            }
             if slot.is_unsettled() && self.healing.open.is_empty() {
                 self.healing.sent.push_back(key.clone());
             }

@@ -82,6 +82,7 @@ impl Shard {
             owner: Some(self.shared(from)),
             confirmed: true,
             acks: None,
+            stamp: 0,
         };
         self.store(&key, rec, None, out);
         true
@@ -136,6 +137,7 @@ impl Shard {
                 owner: None,
                 confirmed: true,
                 acks: None,
+                stamp: 0,
             };
             self.store(key, rec, Some(from), out);
         } else {

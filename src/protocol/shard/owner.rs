@@ -141,6 +141,7 @@ impl Shard {
     }
 
     fn enqueue(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+        self.touch(&key, out);
         // A leaving node starts nothing for others: they try again under the next view.
         let parked = self.quiescing && matches!(pending.origin, Origin::Peer(..));
         if !parked && self.own(&key).is_some() {
@@ -206,6 +207,7 @@ impl Shard {
             put_at: 0,
             listed: false,
             unsettled: !self.done_sent,
+            stamp: 0,
         };
         self.put_slot(key.clone(), Slot::Own(Box::new(own)));
         out.push(Effect::Start {

@@ -82,6 +82,7 @@ impl Shard {
             owner: None,
             confirmed: true,
             acks: Some(0),
+            stamp: 0,
         };
         self.put_slot(key.clone(), Slot::Rec(rec));
         if self.send_holds(key, out) {

@@ -51,16 +51,24 @@ impl Table {
         found.ok().map(|entry| entry.remove().0.1)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
-    /// Drops what `keep` does not want; it is asked in no order.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Key, &mut Slot) -> bool) {
-        self.entries.retain(|entry| {
-            let (key, slot) = &mut **entry;
-            keep(key, slot)
-        });
+    /// How many places there are for them.
+    pub(super) fn places(&self) -> usize {
+        self.entries.num_buckets()
+    }
+
+    /// What is in one of these places, if anything is. Only when the table grows, or is cleaned up, does it move.
+    pub(super) fn at_mut(&mut self, place: usize) -> Option<(&Key, &mut Slot)> {
+        let (key, slot) = &mut **self.entries.get_bucket_mut(place)?;
+        Some((key, slot))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Everything, in the order of the keys.

@@ -28,6 +28,8 @@ pub struct PossibleLoss {
     pub is_told: bool,
     /// By node: who was a member when it last saw a barrier complete, or came since.
     witnessed: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// By node: of whom it knows that they had all copies: the members of then, or those that let it in.
+    whole: BTreeMap<NodeId, BTreeSet<NodeId>>,
 }
 
 impl PossibleLoss {
@@ -47,6 +49,8 @@ impl PossibleLoss {
     pub fn installed(&mut self, node: &NodeId, view: &View, of_line: bool) {
         let witnessed = self.witnessed.entry(node.clone()).or_default();
         witnessed.extend(view.ids().cloned());
+        let others = || view.ids().filter(|id| *id != node).cloned().collect();
+        self.whole.entry(node.clone()).or_insert_with(others);
         if !of_line {
             return;
         }
@@ -87,8 +91,9 @@ impl PossibleLoss {
 
     /// A node sees the barrier of its view complete.
     pub fn complete(&mut self, node: &NodeId, view: &View) {
-        let members = view.ids().cloned().collect();
-        self.witnessed.insert(node.clone(), members);
+        let members: BTreeSet<NodeId> = view.ids().cloned().collect();
+        self.witnessed.insert(node.clone(), members.clone());
+        self.whole.insert(node.clone(), members);
     }
 
     /// A majority was given up by force: what only the others held is lost, and said to be.
@@ -111,7 +116,8 @@ impl PossibleLoss {
             ));
         }
         let forced = view.members.len() == 1;
-        let stay = witnessed.iter().filter(|id| !gone.contains(id)).count();
+        let whole = self.whole.entry(node.clone()).or_default();
+        let stay = whole.iter().filter(|id| !gone.contains(id)).count();
         if gone.len() <= self.backups && stay > self.backups && !forced {
             return Err(format!(
                 "possible loss: {node} misses only {gone:?}, which its copies stand"
