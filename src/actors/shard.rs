@@ -49,12 +49,16 @@ const EARLY_BYTES_MAX: usize = 2 * wire::VALUE_BYTES_MAX;
 /// How many rounds a part goes on without giving others a turn.
 pub(super) const ROUNDS_MAX: usize = 4;
 
-/// The most bytes of copies that nobody waits for, in a frame with something that a client waits for: the next one
-/// waits until this frame was taken in. They take about as long as the updates that a busy part has in a frame.
-const HEAL_BYTES_BESIDE: usize = 4 * 1024;
+/// The most copies that nobody waits for, in a frame with something that a client waits for: the next one waits until
+/// this frame was taken in. What a client asks meanwhile waits behind few of them, wherever it passes through, and clients
+/// get about half of a busy machine.
+const HEALS_BESIDE: usize = 32;
 
-/// The most bytes of them in any other frame.
-const HEAL_BYTES_ALONE: usize = 32 * 1024;
+/// The most of them in any other frame.
+const HEALS_ALONE: usize = 64;
+
+/// No more of them are added to a frame that has so many bytes.
+const HEAL_BYTES: usize = 32 * 1024;
 
 /// With so many keys waiting for one peer that nobody waits for, no further ones are queued.
 const HEALS_MAX: usize = 1_024;
@@ -230,13 +234,27 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         // A wake-up of its own for every round would wake another thread for whoever was just answered. Now and then
         // it takes one, so that supervision and other actors get their turn.
-        self.part().let_others_ask().await;
+        if s.heals() {
+            // Everybody: what heals can wait.
+            tokio::task::yield_now().await;
+        } else {
+            self.part().let_others_ask().await;
+        }
+        let mut is_idle = false;
         for _ in 0..ROUNDS_MAX {
-            if !self.round(&myself, s) && !s.heals() {
-                return Ok(());
+            is_idle = !self.round(&myself, s);
+            if is_idle {
+                break;
             }
         }
-        let _ = myself.cast(Wake);
+        if s.heals() {
+            self.step(&myself, s, Input::Heal);
+            self.flush(s);
+            is_idle = false;
+        }
+        if !is_idle {
+            let _ = myself.cast(Wake);
+        }
         Ok(())
     }
 
@@ -309,10 +327,7 @@ impl ShardActor {
         {
             let _ = port.send(());
         }
-        if s.heals() {
-            self.step(myself, s, Input::Heal);
-            self.flush(s);
-        } else if any {
+        if any {
             self.flush(s);
         }
         any
@@ -762,17 +777,17 @@ impl ShardActor {
                     {
                         copy(&mut frame, key);
                     }
-                    let heal_bytes = if frame.len() > answers {
-                        HEAL_BYTES_BESIDE
+                    let heals = if frame.len() > answers {
+                        HEALS_BESIDE
                     } else {
-                        HEAL_BYTES_ALONE
+                        HEALS_ALONE
                     };
-                    let full = frame.len() + heal_bytes;
-                    while !frame.is_full()
-                        && frame.len() < full
-                        && let Some(key) = outbox.next_heal()
-                    {
-                        copy(&mut frame, key);
+                    for _ in 0..heals {
+                        if frame.len() < HEAL_BYTES
+                            && let Some(key) = outbox.next_heal()
+                        {
+                            copy(&mut frame, key);
+                        }
                     }
                     if frame.len() > answers {
                         *frames += 1;

@@ -8,7 +8,7 @@ use super::super::types::{Key, KeyRef};
 use super::{Effect, Rec, Shard, Slot};
 
 /// How many places are looked at at once.
-const SWEPT_AT_ONCE: usize = 2_048;
+const SWEPT_AT_ONCE: usize = 512;
 
 /// Which of the installs a slot was looked at after; they are counted, and the numbers come round.
 pub(super) type Stamp = u16;
