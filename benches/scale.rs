@@ -371,6 +371,11 @@ fn draw(file: &str, rows: &[Row]) -> Res<()> {
         },
         Chart {
             x: "players",
+            y: "milliseconds of a client's longest wait",
+            lines: lines(|r| r.players as f64, |r| r.stall_ms, by_nodes),
+        },
+        Chart {
+            x: "players",
             y: "milliseconds until the view is decided",
             lines: lines(|r| r.players as f64, |r| r.view_ms, by_nodes),
         },

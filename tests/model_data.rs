@@ -437,7 +437,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            411_769,
+            399_847,
         ),
         (
             Cfg {
@@ -447,7 +447,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            114_377,
+            119_319,
         ),
         (
             Cfg {
@@ -466,7 +466,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            294_522,
+            315_290,
         ),
         (
             Cfg {
@@ -478,7 +478,7 @@ fn everything_at_rest_that_fits() {
                 joins: 1,
                 ..RESTED
             },
-            369_622,
+            515_261,
         ),
         (
             Cfg {
@@ -488,7 +488,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            223_066,
+            186_994,
         ),
         (
             Cfg {
@@ -509,7 +509,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            751_439,
+            881_890,
         ),
         (
             Cfg {
@@ -521,7 +521,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            228_212,
+            379_573,
         ),
         (
             Cfg {
@@ -531,7 +531,7 @@ fn everything_at_rest_that_fits() {
                 joins: 1,
                 ..RESTED
             },
-            166_176,
+            166_100,
         ),
         (
             Cfg {
@@ -552,43 +552,51 @@ fn everything_at_rest_that_fits() {
 #[test]
 #[ignore = "half an hour, and gigabytes of memory: the command is at the top of this file"]
 fn everything_that_fits() {
+    let three = Cfg {
+        slow_reports: false,
+        ..THREE
+    };
+    let joined_by = |joiner| Cfg {
+        slow_reports: false,
+        ..joined_by(joiner)
+    };
     let four = Cfg {
         init: set(&[0, 1, 2, 3]),
-        ..THREE
+        ..three.clone()
     };
     let table = [
         (
             Cfg {
                 retries: 1,
-                ..THREE
+                ..three.clone()
             },
-            478_810,
+            584_724,
         ),
         (
             Cfg {
                 ops: 2,
                 reads: true,
                 lease: true,
-                ..THREE
+                ..three.clone()
             },
-            318_087,
+            387_276,
         ),
         (
             Cfg {
                 slow_actor: true,
                 slow_puts: true,
-                ..THREE
+                ..three.clone()
             },
-            97_398,
+            130_863,
         ),
         (
             Cfg {
                 slow_actor: true,
                 clients: 1,
                 retries: 1,
-                ..THREE
+                ..three.clone()
             },
-            32_013,
+            36_524,
         ),
         (
             Cfg {
@@ -597,18 +605,18 @@ fn everything_that_fits() {
                 clients: 1,
                 ..joined_by(0)
             },
-            233_539,
+            403_734,
         ),
-        (joined_by(0), 2_464_353),
-        (joined_by(1), 3_301_513),
-        (joined_by(2), 2_878_025),
+        (joined_by(0), 5_929_117),
+        (joined_by(1), 3_967_695),
+        (joined_by(2), 3_489_215),
         (
             Cfg {
                 joiners: set(&[3]),
                 joins: 1,
-                ..THREE
+                ..three.clone()
             },
-            2_609_257,
+            3_075_714,
         ),
         (
             Cfg {
@@ -616,7 +624,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(0)
             },
-            1_252_437,
+            2_657_635,
         ),
         (
             Cfg {
@@ -624,7 +632,7 @@ fn everything_that_fits() {
                 lease: true,
                 ..joined_by(0)
             },
-            1_593_428,
+            3_725_584,
         ),
         (
             Cfg {
@@ -632,7 +640,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(2)
             },
-            2_788_105,
+            3_499_583,
         ),
         (
             Cfg {
@@ -640,7 +648,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(0)
             },
-            2_534_687,
+            6_117_023,
         ),
         (
             Cfg {
@@ -648,7 +656,7 @@ fn everything_that_fits() {
                 evicts: 2,
                 ..four.clone()
             },
-            1_327_889,
+            1_912_497,
         ),
         (
             Cfg {
@@ -656,14 +664,14 @@ fn everything_that_fits() {
                 leaves: 1,
                 ..four.clone()
             },
-            899_888,
+            1_044_468,
         ),
         (
             Cfg {
                 backups: 2,
                 ..four.clone()
             },
-            4_929_974,
+            5_511_224,
         ),
         (
             Cfg {
@@ -672,7 +680,7 @@ fn everything_that_fits() {
                 clients: 1,
                 ..four.clone()
             },
-            486_270,
+            458_757,
         ),
         (
             Cfg {
@@ -684,7 +692,7 @@ fn everything_that_fits() {
                 live_every: 0,
                 ..four
             },
-            4_984_029,
+            5_898_400,
         ),
     ];
     all_hold(&table);

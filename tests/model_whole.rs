@@ -95,7 +95,7 @@ fn a_crash_that_one_node_notices_late() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        214_394,
+        216_048,
     );
 }
 
@@ -109,7 +109,7 @@ fn a_crash_between_two_requests() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        61_173,
+        62_012,
     );
 }
 
@@ -124,7 +124,7 @@ fn a_witnessed_crash() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::WITNESSED, goals::RECOVERED],
-        101_903,
+        103_488,
     );
 }
 
@@ -139,7 +139,7 @@ fn a_node_cut_off_is_evicted_and_comes_back() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::REJOINED],
-        81_848,
+        82_027,
     );
 }
 
@@ -169,7 +169,7 @@ fn the_survivor_of_two_goes_on_with_the_restarted_other() {
     holds(
         &Cfg { budget, ..TWO },
         &[goals::ANSWERED, goals::RECOVERED],
-        91_862,
+        93_901,
     );
 }
 
@@ -184,7 +184,7 @@ fn a_restart_beside_an_eviction() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        31_709,
+        32_691,
     );
 }
 
@@ -199,7 +199,7 @@ fn a_crashed_node_is_forgotten() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        39_160,
+        40_259,
     );
 }
 
@@ -241,7 +241,7 @@ fn an_actor_rests_between_two_requests_beside_a_crash() {
             ..THREE
         },
         &[goals::ANSWERED, goals::RECOVERED],
-        70_888,
+        73_105,
     );
 }
 
@@ -324,7 +324,7 @@ fn everything_that_fits() {
                 ..one
             },
             THREE,
-            1_722_058,
+            1_747_923,
         ),
         (
             Budget {
@@ -334,7 +334,7 @@ fn everything_that_fits() {
                 ..one
             },
             THREE,
-            1_288_421,
+            1_301_768,
         ),
         (
             Budget {
@@ -344,7 +344,7 @@ fn everything_that_fits() {
                 ..one
             },
             TWO,
-            478_406,
+            490_584,
         ),
         (
             Budget {
@@ -355,7 +355,7 @@ fn everything_that_fits() {
                 ..one
             },
             THREE,
-            1_383_541,
+            1_446_243,
         ),
     ];
     let only: Option<usize> = std::env::var("ONLY").ok().and_then(|n| n.parse().ok());

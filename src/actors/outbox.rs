@@ -56,14 +56,14 @@ fn weight(answer: &Msg) -> usize {
 const TAKEN_MAX: usize = 4;
 
 /// A Put or a Hold in a frame: the key, whether it is a Hold, generation and version.
-pub(super) type Copy = (Key, (bool, Epoch, u64));
+pub(super) type Sent = (Key, (bool, Epoch, u64));
 
 /// A frame that is on its way, until the peer says that it was taken in.
 #[derive(Debug)]
 struct Flight {
     number: u64,
     /// The copies in it, in order.
-    copies: Vec<Copy>,
+    copies: Vec<Sent>,
     /// For how many ticks it has been.
     waited: u32,
 }
@@ -165,7 +165,7 @@ impl Outbox {
     }
 
     /// A frame was sent, with these copies in it, of which the peer will say that it took it in.
-    pub(super) fn sent(&mut self, number: u64, copies: Vec<Copy>) {
+    pub(super) fn sent(&mut self, number: u64, copies: Vec<Sent>) {
         let waited = 0;
         self.flight = Some(Flight {
             number,
@@ -180,7 +180,7 @@ impl Outbox {
     }
 
     /// The peer took that frame in: the copies in it, if it is the one on its way.
-    pub(super) fn arrived(&mut self, number: u64) -> Vec<Copy> {
+    pub(super) fn arrived(&mut self, number: u64) -> Vec<Sent> {
         let flight = self.flight.take_if(|flight| flight.number == number);
         flight.map(|flight| flight.copies).unwrap_or_default()
     }
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use crate::protocol::types::Kind;
 
-    fn put(name: &str) -> Copy {
+    fn put(name: &str) -> Sent {
         (Key::new(Kind(1), name), (false, Epoch(1), 1))
     }
 

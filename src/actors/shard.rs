@@ -782,11 +782,11 @@ impl ShardActor {
                     } else {
                         HEALS_ALONE
                     };
-                    for _ in 0..heals {
-                        if frame.len() < HEAL_BYTES
-                            && let Some(key) = outbox.next_heal()
-                        {
-                            copy(&mut frame, key);
+                    let more = std::iter::from_fn(|| outbox.next_heal()).take(heals);
+                    for key in more {
+                        copy(&mut frame, key);
+                        if frame.len() >= HEAL_BYTES {
+                            break;
                         }
                     }
                     if frame.len() > answers {

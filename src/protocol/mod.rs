@@ -17,7 +17,7 @@
 //! for their own versions.
 //!
 //! **Directory.** Only the home answers claims, and only with authority: it was the home in every view since, and
-//! including, the last one whose barrier it completed. A grant is not an acknowledgement of a copy; the owner
+//! including, the last one whose barrier it completed, or every member has told it what it has of that key. A grant is not an acknowledgement of a copy; the owner
 //! confirms it with a put. A node that has put the actor to rest claims it again like any other.
 //!
 //! **A new view.** An owner puts its state to the keepers that lack it; a record without a live, confirmed owner is
@@ -49,7 +49,10 @@
 //! - A node that was evicted while alive waits longer and longer between two attempts to come back, so that a link
 //!   that stays broken does not change views for ever.
 //! - A *done* says whether the sender has heard the receiver's; whoever has not, is told again.
-//! - Claims that come before the home has authority wait for its barrier; they are not dropped.
+//! - A home without authority asks all members what they have of a key that is claimed, and grants the newest when all have
+//!   answered: a barrier for one key, so that nobody waits for the copies of all. The argument is in `shard/inquiry.rs`.
+//! - A view is installed key by key, and a key that is touched before its turn is looked at first: `shard/sweep.rs`.
+//! - Who sends a Hold has the copy: whoever gets it, and has the same, need not send it back.
 //! - A leaver whose barrier is complete bids farewell: being known dead spares the others the wait for its lease.
 //! - A lease is of one view: a part answers only when it has installed the view that the node is leased in. The parts
 //!   hear of views and of evictions later than the membership, and what they own may be another's by then.
@@ -61,7 +64,7 @@
 //! - A client of the owner's node gives the actor its request past the part. What the actor did counts from when the
 //!   part has heard of it; if the part has given up the actor by then, it never happened. An actor answers by itself
 //!   what it read, if all keepers have the version that it read, and the node has the lease of their view.
-//! - Puts are acknowledged by the frame: what says that a frame was taken in names the Puts of it that are not kept. It
+//! - Puts and Holds are acknowledged by the frame: what says that a frame was taken in names those that are not kept. It
 //!   counts in the epoch that the frame was sent and taken in, like the single acknowledgements that it stands for.
 //! - A claim says how many actors its sender has put to rest, and the grant repeats that: a grant of before a rest is
 //!   void. The argument is in `shard/rest.rs`.

@@ -51,7 +51,7 @@ const BUDGET: Budget = Budget {
     alone_owner: 16.5,
     alone_keeper: 3.5,
     many_owner: 9.3,
-    many_keeper: 0.5,
+    many_keeper: 0.4,
     wire: 35.0,
     instructions: 15_600.0,
 };

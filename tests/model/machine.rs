@@ -257,7 +257,12 @@ impl Cfg {
                     to,
                     content,
                 };
-                if matches!(content, Content::HoldAck { .. }) && self.rests == 0 {
+                let at_once = match content {
+                    Content::HoldAck { .. } => self.rests == 0,
+                    Content::Report { .. } => !self.slow_reports,
+                    _ => false,
+                };
+                if at_once {
                     if w.node(to).is_some_and(|node| node.epoch() == epoch) {
                         events.push_back((to, Event::Input(packet.input())));
                     }

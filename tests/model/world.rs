@@ -4,6 +4,8 @@
 //! - the last missing `Done` is the one that matters, so one action delivers all of them ([`Action::Complete`]);
 //! - a `HoldAck` arrives at once where no actor goes to rest: its delay could only delay the receiver's own `Done`, which
 //!   may be late by itself;
+//! - in large configurations, a report arrives at once: what it says holds until the next view, or until the home knows
+//!   everything by the barrier (`slow_reports` drops that);
 //! - a forwarded request and its answer arrive at once if the receiver is in the same epoch, else when it gets there;
 //! - where actors go to rest, an `OwnerIs` arrives once for each time that it is sent: each may send a request one node
 //!   further, and if it came for ever, the request would go in circles for ever;
@@ -55,6 +57,8 @@ pub struct Cfg {
     pub direct: bool,
     /// A Put leaves when the connection has room, with the state of then.
     pub slow_puts: bool,
+    /// What a member reports of the key takes its time to arrive, too.
+    pub slow_reports: bool,
     /// Check the liveness closure in one state of so many; 0: never.
     pub live_every: u64,
     /// A rule of the machines that is broken on purpose.
@@ -81,6 +85,7 @@ impl Cfg {
         slow_actor: false,
         direct: false,
         slow_puts: false,
+        slow_reports: true,
         live_every: 64,
         planted: Planted::NONE,
     };

@@ -1,0 +1,76 @@
+//! A view is installed key by key.
+
+use super::*;
+
+/// A keeper of so many keys of a, of which it looks at none by itself after an install.
+fn keeper_of(keys: usize) -> Part {
+    let mut part = Part::of("b@h");
+    let placement = Placement::of(&view(1, &["a@h", "b@h", "c@h"]));
+    let names = (0..).map(|n| Key::new(Kind(1), format!("kept{n}")));
+    let kept = names.filter(|key| placement.keepers(key, &id("a@h"), 1).eq([&id("b@h")]));
+    for key in kept.take(keys) {
+        part.key = key;
+        part.put("a@h", 1, 1, "1");
+    }
+    part.shard.sweep_at_once(0);
+    part
+}
+
+#[test]
+fn the_barrier_waits_until_all_keys_were_looked_at() {
+    let mut part = keeper_of(5);
+    part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
+    assert!(part.shard.is_healing());
+    part.shard.sweep_at_once(1);
+    let mut steps = 0;
+    while part.shard.is_healing() {
+        assert!(!part.shard.done_sent());
+        part.step(Input::Heal);
+        part.shard.audit().expect("the books are right");
+        steps += 1;
+    }
+    assert!(part.shard.done_sent());
+    assert!(steps >= 5);
+}
+
+#[test]
+fn a_key_that_is_touched_is_looked_at_first() {
+    let mut part = keeper_of(3);
+    part.step(Input::Install(view(2, &["b@h", "c@h"])));
+    assert!(
+        part.shard
+            .record(&part.key)
+            .is_some_and(|rec| rec.3.is_some())
+    );
+    // Its owner is gone, which shows as soon as anybody asks.
+    part.claimed("c@h");
+    assert!(
+        part.shard
+            .record(&part.key)
+            .is_some_and(|rec| rec.3.is_none())
+    );
+    let effects = part.step(Input::Heal);
+    assert_eq!(part.copies_to("c@h", &effects).len(), 1);
+    part.shard.audit().expect("the books are right");
+}
+
+#[test]
+fn a_view_may_come_before_all_keys_were_looked_at_under_the_last() {
+    let mut part = keeper_of(3);
+    part.step(Input::Install(view(2, &["b@h", "c@h"])));
+    part.claimed("c@h");
+    part.shard.sweep_at_once(1_000);
+    part.step(Input::Install(view(3, &["b@h", "c@h", "d@h"])));
+    part.shard.audit().expect("the books are right");
+    assert!(!part.shard.is_healing());
+    assert!(!part.shard.done_sent());
+}
+
+#[test]
+fn who_leaves_hands_everything_over_at_once() {
+    let mut part = Part::owner_of_an_unacked_version();
+    part.acked("b@h", 1);
+    part.shard.sweep_at_once(1);
+    part.step(Input::Install(leaving(2, &["a@h", "b@h", "c@h"], &["a@h"])));
+    assert_eq!(part.shard.owns(&part.key), None);
+}
