@@ -51,7 +51,7 @@ pub(super) const ROUNDS_MAX: usize = 4;
 
 /// The most copies that nobody waits for, in a frame with something that a client waits for: the next one waits until
 /// this frame was taken in. What a client asks meanwhile waits behind few of them, wherever it passes through, and clients
-/// get about half of a busy machine.
+/// keep a third to a half of a busy machine.
 const HEALS_BESIDE: usize = 32;
 
 /// The most of them in any other frame.

@@ -74,3 +74,21 @@ fn who_leaves_hands_everything_over_at_once() {
     part.step(Input::Install(leaving(2, &["a@h", "b@h", "c@h"], &["a@h"])));
     assert_eq!(part.shard.owns(&part.key), None);
 }
+
+#[test]
+fn no_key_is_taken_for_looked_at_when_the_numbers_come_round() {
+    let mut part = keeper_of(3);
+    part.step(Input::Install(view(2, &["b@h", "c@h"])));
+    part.shard.sweep.stamp = u16::MAX;
+    part.shard.sweep_at_once(2);
+    part.step(Input::Install(view(3, &["b@h", "c@h", "d@h"])));
+    while part.shard.is_healing() {
+        part.shard.audit().expect("the books are right");
+        part.step(Input::Heal);
+    }
+    let is_orphan = |key: &Key| {
+        let record = part.shard.record(key);
+        record.is_some_and(|rec| rec.3.is_none())
+    };
+    assert!(part.shard.slots.iter().all(|(key, _)| is_orphan(key)));
+}
