@@ -2,7 +2,7 @@
 //! allocates by what the sender claims (postcard borrows from the input, and serde caps what it reserves).
 //!
 //! ```text
-//!   frame of a part:  version, cluster, epoch, credits, wants_credit, message, message, …
+//!   frame of a part:  version, cluster, epoch, number, taken, message, message, …
 //!   control frame:    version, message
 //! ```
 

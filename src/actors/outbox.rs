@@ -141,10 +141,9 @@ impl Outbox {
             | Msg::Forward { .. }
             | Msg::Locate { .. }
             | Msg::Inquire { .. } => {
-                if Ask::of(&msg).is_some_and(|ask| !self.asked.insert(ask)) {
-                    return;
+                if Ask::of(&msg).is_none_or(|ask| self.asked.insert(ask)) {
+                    self.requests.push_back(msg);
                 }
-                self.requests.push_back(msg);
             }
         }
     }

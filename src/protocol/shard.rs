@@ -963,20 +963,17 @@ impl Shard {
             ver,
             data,
         } = copied;
-        let checked = match self.check_version(gen_, ver) {
-            Ok(()) if is_hold => self.check_top(&key.to_key()),
-            checked => checked,
-        };
-        if let Err(rule) = checked {
+        let held = is_hold.then(|| key.to_key());
+        let is_top = || held.as_ref().map_or(Ok(()), |key| self.check_top(key));
+        if let Err(rule) = self.check_version(gen_, ver).and_then(|()| is_top()) {
             let from = from.clone();
             out.push(Effect::Refused { from, rule });
             return false;
         }
         self.touch_ref(key, out);
-        let kept = if is_hold {
-            self.merge(from, &key.to_key(), gen_, ver, data, out)
-        } else {
-            self.put(from, key, gen_, ver, data, true, out)
+        let kept = match held {
+            Some(key) => self.merge(from, &key, gen_, ver, data, out),
+            None => self.put(from, key, gen_, ver, data, true, out),
         };
         self.follow_up(out);
         kept

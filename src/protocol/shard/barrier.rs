@@ -49,10 +49,10 @@ impl Shard {
         self.done_sent = false;
         self.done_from.clear();
         self.complete = false;
-        self.healing = Healing::default();
         self.inquiries.clear();
 
         self.begin_sweep(out);
+        self.healing = Healing::default();
         if !self.placement.is_active(&self.me) {
             // Others own by now what this node did, and no client waits for it.
             self.end_sweep(out);
@@ -147,8 +147,7 @@ impl Shard {
         self.complete = true;
         self.lineage = vec![self.placement.clone()];
         for key in std::mem::take(&mut self.sweep.surplus) {
-            let is_rec = matches!(self.slots.get(&key), Some(Slot::Rec(_)));
-            if is_rec && !self.placement.is_top(&key, self.backups, &self.me) {
+            if matches!(self.slots.get(&key), Some(Slot::Rec(_))) {
                 self.take_slot(&key);
             }
         }

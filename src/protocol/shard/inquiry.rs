@@ -98,8 +98,11 @@ impl Shard {
             return;
         };
         inquiry.heard.insert(from);
-        let claims = inquiry.claims.clone();
-        if self.has_inquired(&key) {
+        if self.has_inquired(&key)
+            && let Some(inquiry) = self.inquiries.get_mut(&key)
+        {
+            // It stays until they are answered: that all have reported is what this home answers by.
+            let claims = std::mem::take(&mut inquiry.claims);
             self.claims(&key, claims, out);
             self.kick(&key, out);
             self.inquiries.remove(&key);

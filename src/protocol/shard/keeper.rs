@@ -7,6 +7,19 @@ use super::super::types::{Epoch, Key, KeyRef, NodeId};
 use super::{Effect, Msg, Rec, Shard, Slot};
 
 impl Rec {
+    /// A copy that no owner cares for; nobody else is known to have it.
+    pub(super) fn without_owner(gen_: Epoch, ver: u64, data: &[u8]) -> Self {
+        Self {
+            gen_,
+            ver,
+            data: data.into(),
+            owner: None,
+            confirmed: true,
+            acks: Some(0),
+            stamp: 0,
+        }
+    }
+
     /// Whether they are the same, wherever copies of them are.
     fn is(&self, other: &Self) -> bool {
         (self.gen_, self.ver, &self.owner, self.confirmed)
@@ -130,15 +143,7 @@ impl Shard {
             None => true,
         };
         if newer {
-            let rec = Rec {
-                gen_,
-                ver,
-                data: data.into(),
-                owner: None,
-                confirmed: true,
-                acks: None,
-                stamp: 0,
-            };
+            let rec = Rec::without_owner(gen_, ver, data);
             self.store(key, rec, Some(from), out);
         } else {
             // Who sends it, has it: nobody needs to send it back.

@@ -75,15 +75,7 @@ impl Shard {
         });
         self.rests += 1;
         let step = u64::from(!self.planted.has(Defect::RestSameVersion));
-        let rec = Rec {
-            gen_,
-            ver: own.ver + step,
-            data: own.data[..].into(),
-            owner: None,
-            confirmed: true,
-            acks: Some(0),
-            stamp: 0,
-        };
+        let rec = Rec::without_owner(gen_, own.ver + step, &own.data);
         self.put_slot(key.clone(), Slot::Rec(rec));
         if self.send_holds(key, out) {
             self.healing.sent.push_back(key.clone());

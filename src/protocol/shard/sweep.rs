@@ -74,7 +74,6 @@ impl Shard {
         if self.sweep.stale > 0 && self.sweep.stamp == Stamp::MAX {
             // No slot may be so old that the numbers have come round to its own.
             self.end_sweep(out);
-            self.healing = super::Healing::default();
         }
         self.sweep = Sweep {
             stamp: self.sweep.stamp.wrapping_add(1),
@@ -236,15 +235,7 @@ impl Shard {
             own.list(&key, &mut self.lagging);
             return;
         }
-        let rec = Rec {
-            gen_: own.gen_,
-            ver: own.ver,
-            data: own.data[..].into(),
-            owner: None,
-            confirmed: true,
-            acks: Some(0),
-            stamp: 0,
-        };
+        let rec = Rec::without_owner(own.gen_, own.ver, &own.data);
         self.healing.open.push(key.clone());
         self.sweep.surplus.push(key.clone());
         if let Some(Slot::Own(own)) = self.put_slot(key.clone(), Slot::Rec(rec)) {

@@ -80,6 +80,19 @@ impl Part {
         Self::in_view(me, view(1, &names), ranked(&names))
     }
 
+    /// The keeper of so many keys of a, of which its own is one.
+    fn keeper_of(keys: usize) -> Self {
+        let mut part = Self::of("b@h");
+        let placement = Placement::of(&view(1, &["a@h", "b@h", "c@h"]));
+        let names = (0..).map(|n| Key::new(Kind(1), format!("kept{n}")));
+        let kept = names.filter(|key| placement.keepers(key, &id("a@h"), 1).eq([&id("b@h")]));
+        for key in kept.take(keys) {
+            part.key = key;
+            part.put("a@h", 1, 1, "1");
+        }
+        part
+    }
+
     fn in_view(me: &str, view: View, key: Key) -> Self {
         Self {
             shard: Shard::new(id(me), view, 1, PENDING_MAX, 0),
@@ -109,6 +122,16 @@ impl Part {
             epoch,
             msg,
         })
+    }
+
+    /// A copy of the key without an owner.
+    fn hold(&self, gen_: u64, ver: u64, state: &'static str) -> Msg {
+        Msg::Hold {
+            key: self.key.clone(),
+            gen_: Epoch(gen_),
+            ver,
+            data: data(state),
+        }
     }
 
     /// The copies that these effects want sent there.
@@ -715,15 +738,7 @@ fn a_joiner_has_no_authority_before_its_first_barrier() {
     assert_eq!(runs(&part.ask(1, request(1))), 0);
     assert_eq!(grants(&part.claimed("c@h")), 0);
     // What another node knows arrives before the barrier completes, and is what the claims get.
-    part.hear(
-        "b@h",
-        Msg::Hold {
-            key: key.clone(),
-            gen_: Epoch(3),
-            ver: 7,
-            data: data("7"),
-        },
-    );
+    part.hear("b@h", part.hold(3, 7, "7"));
     part.hear(
         "b@h",
         Msg::HoldAck {
@@ -787,22 +802,7 @@ fn a_claim_before_the_barrier_is_answered_after_it() {
 
 #[test]
 fn what_is_not_in_place_is_sent_again_a_bounded_number_at_a_time() {
-    let names = ["a@h", "b@h", "c@h"];
-    let mut part = Part::of("b@h");
-    let keys = (0..).map(|n| Key::new(Kind(1), format!("orphan{n}")));
-    let placement = Placement::of(&view(1, &names));
-    let kept = keys.filter(|key| placement.keepers(key, &id("a@h"), 1).eq([&id("b@h")]));
-    for key in kept.take(RESENT_AT_A_TICK + 1) {
-        part.hear(
-            "a@h",
-            Msg::Put {
-                key,
-                gen_: Epoch(1),
-                ver: 1,
-                data: data("1"),
-            },
-        );
-    }
+    let mut part = Part::keeper_of(RESENT_AT_A_TICK + 1);
     let all = RESENT_AT_A_TICK + 1;
     let heal = |part: &mut Part, first: Input| {
         let mut copies = part.step(first).len();
@@ -829,15 +829,7 @@ fn who_sends_a_copy_has_it() {
     part.put("a@h", 1, 1, "1");
     part.step(Input::Install(view(2, &["b@h", "c@h"])));
     assert!(!part.shard.done_sent());
-    part.hear(
-        "c@h",
-        Msg::Hold {
-            key: part.key.clone(),
-            gen_: Epoch(1),
-            ver: 1,
-            data: data("1"),
-        },
-    );
+    part.hear("c@h", part.hold(1, 1, "1"));
     assert!(part.shard.done_sent());
 }
 
@@ -860,12 +852,7 @@ fn a_record_without_an_owner_goes_where_such_records_live() {
     let mut part = Part::of("b@h");
     part.put("a@h", 1, 1, "1");
     let effects = part.step(Input::Install(view(2, &["b@h", "c@h"])));
-    let hold = Msg::Hold {
-        key: part.key.clone(),
-        gen_: Epoch(1),
-        ver: 1,
-        data: data("1"),
-    };
+    let hold = part.hold(1, 1, "1");
     assert_eq!(part.copies_to("c@h", &effects), [hold]);
     assert!(!has_progress(&effects, Progress::Sent));
     let effects = part.hear(
@@ -883,15 +870,7 @@ fn a_record_without_an_owner_goes_where_such_records_live() {
 fn a_hold_never_replaces_a_later_version() {
     let mut part = Part::of("b@h");
     part.put("a@h", 1, 2, "2");
-    part.hear(
-        "c@h",
-        Msg::Hold {
-            key: part.key.clone(),
-            gen_: Epoch(1),
-            ver: 1,
-            data: data("1"),
-        },
-    );
+    part.hear("c@h", part.hold(1, 1, "1"));
     assert_eq!(
         part.shard.record(&part.key).map(|(_, ver, ..)| ver),
         Some(2)
@@ -963,12 +942,7 @@ fn a_leaver_keeps_its_last_version_as_a_record() {
         part.shard.record(&part.key),
         Some((Epoch(1), 1, &data("1")[..], None, true))
     );
-    let hold = Msg::Hold {
-        key: part.key.clone(),
-        gen_: Epoch(1),
-        ver: 1,
-        data: data("1"),
-    };
+    let hold = part.hold(1, 1, "1");
     assert_eq!(part.copies_to("b@h", &effects), std::slice::from_ref(&hold));
     assert_eq!(part.copies_to("c@h", &effects), [hold]);
     assert_eq!(answers(&effects), []);
@@ -1356,12 +1330,7 @@ fn the_copies_of_an_actor_at_rest_are_sent_until_they_are_acknowledged_and_then_
  {
     let mut part = Part::idle_owner();
     let effects = part.rest();
-    let hold = Msg::Hold {
-        key: part.key.clone(),
-        gen_: Epoch(1),
-        ver: 2,
-        data: data("1"),
-    };
+    let hold = part.hold(1, 2, "1");
     assert_eq!(part.copies_to("a@h", &effects), std::slice::from_ref(&hold));
     assert_eq!(part.copies_to("b@h", &effects), std::slice::from_ref(&hold));
     part.held_by("a@h", 2);
@@ -1379,15 +1348,7 @@ fn the_home_hands_out_what_rests_when_it_has_heard_so() {
     let mut part = Part::of("a@h");
     part.put("c@h", 1, 1, "1");
     assert_eq!(part.claimed("c@h"), []);
-    part.hear(
-        "c@h",
-        Msg::Hold {
-            key: part.key.clone(),
-            gen_: Epoch(1),
-            ver: 2,
-            data: data("1"),
-        },
-    );
+    part.hear("c@h", part.hold(1, 2, "1"));
     // A put of before is late.
     assert_eq!(part.put("c@h", 1, 1, "1"), []);
     let effects = part.claimed("b@h");

@@ -2,16 +2,9 @@
 
 use super::*;
 
-/// A keeper of so many keys of a, of which it looks at none by itself after an install.
+/// A keeper that looks at none of its keys by itself after an install.
 fn keeper_of(keys: usize) -> Part {
-    let mut part = Part::of("b@h");
-    let placement = Placement::of(&view(1, &["a@h", "b@h", "c@h"]));
-    let names = (0..).map(|n| Key::new(Kind(1), format!("kept{n}")));
-    let kept = names.filter(|key| placement.keepers(key, &id("a@h"), 1).eq([&id("b@h")]));
-    for key in kept.take(keys) {
-        part.key = key;
-        part.put("a@h", 1, 1, "1");
-    }
+    let mut part = Part::keeper_of(keys);
     part.shard.sweep_at_once(0);
     part
 }
