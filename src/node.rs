@@ -12,7 +12,7 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::time::timeout;
 use tracing::{error, warn};
 
-use crate::actors::calls::Refused;
+use crate::actors::calls::{Refused, Waiting};
 use crate::actors::inbox::Wake;
 use crate::actors::members::{self, MembersActor};
 use crate::actors::part::Part;
@@ -53,14 +53,17 @@ impl NodeBuilder {
         self.host(Hosted::new(server, false))
     }
 
-    /// Like [`register`](Self::register), but the actors of this type share a few ractor actors: the mode for very many
-    /// of them, whose handlers are short.
+    /// Like [`register`](Self::register), but the actors of this type are no ractor actors each: the mode for very many
+    /// of them, or for short handlers. A client of the same node has its call handled by its own task, up to the
+    /// handler's first wait (as a thread pool's *caller runs* policy does); calls of other nodes are handled by a few ractor
+    /// actors that all share.
     ///
     /// All promises are the same: calls of one key are handled one after the other, a panic ends one actor and no other,
     /// and while one waits in its handler the others go on. An actor costs a tenth of the memory, and a call less time
     /// (README has the figures). What is given up is the isolation of time: a handler that computes long, or blocks its
-    /// thread, holds up the other actors of the type on that node, a quarter of them on average. Nodes of one cluster
-    /// may host the same type in different ways.
+    /// thread, holds up the task that called, or, for a call of another node, the other actors of the type on that
+    /// node, a quarter of them on average. And up to its first wait a handler sees the task-locals and the tracing span of
+    /// who called. Nodes of one cluster may host the same type in different ways.
     #[must_use]
     pub fn register_shared<G: GenServer>(self, server: G) -> Self {
         self.host(Hosted::new(server, true))
@@ -377,12 +380,19 @@ impl Node {
             again: false,
         };
         let part = self.part_that_serves(key)?;
-        let (port, answer) = oneshot::channel();
-        part.call(key, request, port).map_err(refused)?;
-        match answer.await {
-            Ok(Answer::Reply(bytes)) => wire::decode(&bytes).map_err(CallError::Codec),
-            Ok(other) => Err(self.refusal(other)),
-            Err(_) => Err(self.unknown()),
+        let answer = match part.call(key, request).map_err(refused)? {
+            Some(Waiting::Answered(answer)) => {
+                // Who asks in a loop, and never waits, must let others have the thread.
+                tokio::task::coop::consume_budget().await;
+                Some(answer)
+            }
+            Some(Waiting::Later(answer)) => answer.await.ok(),
+            None => None,
+        };
+        match answer {
+            Some(Answer::Reply(bytes)) => wire::decode(&bytes).map_err(CallError::Codec),
+            Some(other) => Err(self.refusal(other)),
+            None => Err(self.unknown()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The clients of this node that wait for an answer from one part. A call costs no timer: what waits is bounded, so
 //! that the part looks through all of it from time to time.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
 use slab::Slab;
@@ -14,6 +15,8 @@ use crate::protocol::types::Key;
 pub(crate) enum Port {
     /// To who called an actor.
     Call(oneshot::Sender<Answer>),
+    /// To who calls an actor, and does not wait yet: see [`Calls::wait`].
+    Early(Option<Answer>),
     /// To who asked where an actor is.
     Locate(oneshot::Sender<Result<Option<Located>, Answer>>),
 }
@@ -27,14 +30,24 @@ pub(crate) enum Refused {
     Closed,
 }
 
+/// What there is for who called an actor.
+pub(crate) enum Waiting {
+    /// The answer.
+    Answered(Answer),
+    /// A place to wait for it.
+    Later(oneshot::Receiver<Answer>),
+}
+
 /// Those who wait. Dropping their ports tells them that the outcome is unknown.
 pub(crate) struct Calls {
     max: usize,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Open>,
+    /// How many there are, as of a moment ago.
+    len: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Open {
     calls: Slab<Call>,
     /// How many there were; a token is used once.
     serial: u32,
@@ -56,6 +69,7 @@ impl Calls {
         Self {
             max,
             waiting: Mutex::default(),
+            len: AtomicUsize::new(0),
         }
     }
 
@@ -76,12 +90,28 @@ impl Calls {
             key,
             port,
         });
+        self.len.store(waiting.calls.len(), Relaxed);
         Ok(token_of(serial, place))
     }
 
-    /// How many wait.
-    pub(crate) fn len(&self) -> usize {
-        self.lock().calls.len()
+    /// Whether more than one waits, as of a moment ago.
+    pub(crate) fn are_many(&self) -> bool {
+        self.len.load(Relaxed) > 1
+    }
+
+    /// Who has called an actor early now waits, if it must; none if it would wait in vain.
+    pub(crate) fn wait(&self, token: u64) -> Option<Waiting> {
+        let mut waiting = self.lock();
+        let call = waiting.get_mut(token)?;
+        if let Port::Early(None) = &call.port {
+            let (port, answer) = oneshot::channel();
+            call.port = Port::Call(port);
+            return Some(Waiting::Later(answer));
+        }
+        match self.take(&mut waiting, token)? {
+            Port::Early(answer) => answer.map(Waiting::Answered),
+            Port::Call(_) | Port::Locate(_) => None,
+        }
     }
 
     /// The part has the request now: it is to be given up with the call. False if nobody waits for it any more.
@@ -97,8 +127,8 @@ impl Calls {
 
     /// Answers one, if it still waits.
     pub(crate) fn answer(&self, token: u64, answer: Answer) {
-        let port = self.lock().take(token);
-        if let Some(port) = port {
+        let port = self.settle(&mut self.lock(), token, answer);
+        if let Some((port, answer)) = port {
             port.answer(answer);
         }
     }
@@ -108,18 +138,36 @@ impl Calls {
         let mut ports = Vec::with_capacity(answers.len());
         {
             let mut waiting = self.lock();
-            ports.extend(answers.iter().map(|(token, _)| waiting.take(*token)));
+            let settled = answers
+                .drain(..)
+                .filter_map(|(token, answer)| self.settle(&mut waiting, token, answer));
+            ports.extend(settled);
         }
-        for (port, (_, answer)) in ports.into_iter().zip(answers.drain(..)) {
-            if let Some(port) = port {
-                port.answer(answer);
-            }
+        for (port, answer) in ports {
+            port.answer(answer);
         }
+    }
+
+    /// Takes out whom an answer is for, unless that does not wait yet.
+    fn settle(&self, waiting: &mut Open, token: u64, answer: Answer) -> Option<(Port, Answer)> {
+        if let Port::Early(early) = &mut waiting.get_mut(token)?.port {
+            *early = Some(answer);
+            return None;
+        }
+        Some((self.take(waiting, token)?, answer))
+    }
+
+    fn take(&self, waiting: &mut Open, token: u64) -> Option<Port> {
+        waiting.get_mut(token)?;
+        let port = waiting.calls.remove(place_of(token)).port;
+        self.len.store(waiting.calls.len(), Relaxed);
+        Some(port)
     }
 
     /// Takes out who asked where an actor is.
     pub(crate) fn found(&self, token: u64, found: Option<Located>) {
-        if let Some(Port::Locate(port)) = self.lock().take(token) {
+        let asked = self.take(&mut self.lock(), token);
+        if let Some(Port::Locate(port)) = asked {
             let _ = port.send(Ok(found));
         }
     }
@@ -138,6 +186,7 @@ impl Calls {
             }
             waits
         });
+        self.len.store(waiting.calls.len(), Relaxed);
         late
     }
 
@@ -146,19 +195,15 @@ impl Calls {
         let mut waiting = self.lock();
         waiting.closed = true;
         waiting.calls = Slab::new();
+        self.len.store(0, Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Open> {
         lock(&self.waiting)
     }
 }
 
-impl Waiting {
-    fn take(&mut self, token: u64) -> Option<Port> {
-        self.get_mut(token)?;
-        Some(self.calls.remove(place_of(token)).port)
-    }
-
+impl Open {
     fn get_mut(&mut self, token: u64) -> Option<&mut Call> {
         let call = self.calls.get_mut(place_of(token))?;
         (u64::from(call.serial) == token >> 32).then_some(call)
@@ -180,6 +225,8 @@ impl Port {
         // Whoever gave up does not listen.
         match self {
             Self::Call(port) => drop(port.send(answer)),
+            // It takes the answer itself.
+            Self::Early(_) => {}
             Self::Locate(port) => drop(port.send(Err(answer))),
         }
     }

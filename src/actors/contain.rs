@@ -27,6 +27,11 @@ pub(super) async fn contained<T>(future: Pin<&mut impl Future<Output = T>>) -> R
     .await
 }
 
+/// Whether user code is running on this thread, so that no other may inside of it.
+pub(super) fn is_inside() -> bool {
+    PANIC.with_borrow(Option::is_some)
+}
+
 /// Drops a value whose destructor is user code.
 pub(super) fn discard<T>(value: T) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));

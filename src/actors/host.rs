@@ -1,14 +1,14 @@
-//! Many players in one actor: that of their server type and part. They cost no mailbox and no task each, and a round
-//! handles what all of them were asked meanwhile.
+//! Players without an actor each: they share that of their server type and part. They cost no mailbox and no task, and a
+//! client of this node has its request handled by its own task, while the others go on.
 //!
 //! ```text
-//!   client or part ──▶ Inbox ──▶ Host ── handle_call, up to its first wait ──▶ outcomes of the round ──▶ part
-//!                        ▲         └─ it waits: goes on as a task of its own ─┐
-//!                        └────────────────────────────────────────────────────┘
+//!   client ──▶ Seat ── handle_call, up to its first wait ──▶ part
+//!   part ──▶ Inbox ──▶ Host ──▲   └─ it waits: goes on as a task of its own ──▶ part
 //! ```
 //!
-//! A player here is as much alone as with an actor of its own: a panic ends it and no other, and while one waits in its
-//! handler the others go on. What they share is a thread: a handler that computes long, or blocks, holds up the others.
+//! A player here is as much alone as with an actor of its own: it handles one request after the other, a panic ends it and
+//! no other, and while one waits in its handler the others go on. A handler that computes long, or blocks, holds up the
+//! client that asked; for a client of another node, it holds up the players of the same type and part.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,19 +16,22 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::runtime::{self, Handle};
 use tokio::task::AbortHandle;
 
 use crate::gen_server::GenServer;
 use crate::net::lock;
 
-use super::contain::discard;
+use super::contain::{self, discard};
 use super::inbox::{Inbox, Wake};
-use super::part::{Gate, Part};
+use super::part::{Direct, Gate, Part};
 use super::player::{Player, Run, Served};
 use super::shard::{self, ROUNDS_MAX};
 
 /// A player that shares an actor, whatever its type is.
 pub(crate) trait Guest: Send + Sync {
+    /// Has the request of a client handled, by the task of the client if that is possible.
+    fn ask(self: Arc<Self>, direct: Direct);
     /// See [`Address::give`](super::player::Address::give).
     fn give(self: Arc<Self>, run: Run);
     /// See [`Address::stop`](super::player::Address::stop).
@@ -40,13 +43,15 @@ pub(crate) trait Guest: Send + Sync {
 /// The inbox of the actor that players share.
 pub(super) struct Host<G: GenServer> {
     inbox: Inbox<Item<G>>,
+    /// In which runtime handlers run; none if there was none.
+    runtime: Option<runtime::Id>,
 }
 
 /// What reaches the actor.
 enum Item<G: GenServer> {
     Run(Arc<Seat<G>>, Run),
-    /// A player that had to wait has handled its request.
-    Back(Arc<Seat<G>>, Box<Player<G>>, Served),
+    /// A player that has handled a request has the next one.
+    Next(Next<G>),
     Stop(Arc<Seat<G>>),
     Kill(Arc<Seat<G>>),
 }
@@ -55,7 +60,6 @@ enum Item<G: GenServer> {
 struct Seat<G: GenServer> {
     host: Arc<Host<G>>,
     gate: Arc<Gate>,
-    /// Looked at by the host alone.
     taken: Mutex<Taken<G>>,
 }
 
@@ -64,7 +68,7 @@ enum Taken<G: GenServer> {
     Here(Box<Player<G>>),
     /// At work on one.
     Away {
-        /// Its task; none while the host itself runs it.
+        /// Its task; none while whoever gave it the request runs it.
         task: Option<AbortHandle>,
         /// What it was asked meanwhile.
         queue: VecDeque<Run>,
@@ -78,6 +82,7 @@ impl<G: GenServer> Host<G> {
     pub(super) fn start(part: Arc<Part>, supervisor: ActorCell) -> Arc<Self> {
         let host = Arc::new(Self {
             inbox: Inbox::new(),
+            runtime: Handle::try_current().ok().map(|handle| handle.id()),
         });
         let actor = HostActor {
             host: Arc::clone(&host),
@@ -92,6 +97,13 @@ impl<G: GenServer> Host<G> {
         host
     }
 
+    /// Whether a handler may run here and now: not inside of another one, as deep as they call each other; and not in
+    /// another runtime, which may end before what the handler starts.
+    fn may_run_here(&self) -> bool {
+        let here = || Handle::try_current().ok().map(|handle| handle.id());
+        !contain::is_inside() && self.runtime.is_some() && self.runtime == here()
+    }
+
     /// Takes a player in.
     pub(super) fn seat(self: &Arc<Self>, player: Box<Player<G>>) -> Arc<dyn Guest> {
         Arc::new(Seat {
@@ -103,6 +115,17 @@ impl<G: GenServer> Host<G> {
 }
 
 impl<G: GenServer> Guest for Seat<G> {
+    fn ask(self: Arc<Self>, direct: Direct) {
+        let run = Run::Direct(direct);
+        if !self.gate.part.load.has_room() || !self.host.may_run_here() {
+            return self.give(run);
+        }
+        if let Some(next) = self.admit(run).and_then(work) {
+            // Others have asked meanwhile; they do not wait for this client, nor it for them.
+            hand_on(next);
+        }
+    }
+
     fn give(self: Arc<Self>, run: Run) {
         let host = Arc::clone(&self.host);
         host.inbox.push(Item::Run(self, run));
@@ -128,8 +151,6 @@ struct HostActor<G: GenServer> {
 /// What it keeps from round to round: room.
 struct Round<G: GenServer> {
     items: Vec<Item<G>>,
-    /// What the part is to hear.
-    outcomes: Vec<shard::Item>,
 }
 
 impl<G: GenServer> fmt::Debug for Round<G> {
@@ -148,10 +169,7 @@ impl<G: GenServer> Actor for HostActor<G> {
         _: ActorRef<Wake>,
         (): (),
     ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(Round {
-            items: Vec::new(),
-            outcomes: Vec::new(),
-        })
+        Ok(Round { items: Vec::new() })
     }
 
     async fn handle(
@@ -167,17 +185,13 @@ impl<G: GenServer> Actor for HostActor<G> {
             }
             let mut items = std::mem::take(&mut round.items);
             for item in items.drain(..) {
-                let mut next = take_in(item, &mut round.outcomes);
-                while let Some((seat, player, run)) = next {
-                    if !self.part.load.has_room() {
-                        self.part.inbox.push_all(&mut round.outcomes);
-                        self.part.load.room().await;
-                    }
-                    next = seat.work(player, run, &mut round.outcomes);
+                let mut next = take_in(item);
+                while let Some(now) = next {
+                    self.part.load.room().await;
+                    next = work(now);
                 }
             }
             round.items = items;
-            self.part.inbox.push_all(&mut round.outcomes);
         }
         let _ = myself.cast(Wake);
         Ok(())
@@ -187,22 +201,56 @@ impl<G: GenServer> Actor for HostActor<G> {
 /// A player, at its place, and what it is to handle.
 type Next<G> = (Arc<Seat<G>>, Box<Player<G>>, Run);
 
+/// Leaves it to the host.
+fn hand_on<G: GenServer>(next: Next<G>) {
+    let host = Arc::clone(&next.0.host);
+    host.inbox.push(Item::Next(next));
+}
+
 /// Takes an item in; what is to be handled now, if that is something.
-fn take_in<G: GenServer>(item: Item<G>, outcomes: &mut Vec<shard::Item>) -> Option<Next<G>> {
+fn take_in<G: GenServer>(item: Item<G>) -> Option<Next<G>> {
     match item {
         Item::Run(seat, run) => seat.admit(run),
-        Item::Back(seat, player, served) => seat.settle(player, served, outcomes),
+        Item::Next((seat, player, run)) => seat.go_on(player, run),
         Item::Stop(seat) => {
             seat.vacate();
             None
         }
         Item::Kill(seat) => {
             if seat.vacate() {
-                outcomes.push(seat.ended());
+                seat.tell_end();
             }
             None
         }
     }
+}
+
+/// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
+fn work<G: GenServer>((seat, mut player, run): Next<G>) -> Option<Next<G>> {
+    // Boxed, so that it can move to a task when it has begun.
+    let mut work = Box::pin(async move {
+        let served = player.serve(run).await;
+        (player, served)
+    });
+    if let Some((player, served)) = work.as_mut().now_or_never() {
+        return seat.settle(player, served);
+    }
+    // Locked until its task is known, whatever that has done by then.
+    let mut taken = lock(&seat.taken);
+    let Taken::Away { task, .. } = &mut *taken else {
+        drop(taken);
+        discard(work);
+        return None;
+    };
+    let at_work = Arc::clone(&seat);
+    let running = tokio::spawn(async move {
+        let (player, served) = work.await;
+        if let Some(next) = at_work.settle(player, served) {
+            hand_on(next);
+        }
+    });
+    *task = Some(running.abort_handle());
+    None
 }
 
 impl<G: GenServer> Seat<G> {
@@ -230,72 +278,60 @@ impl<G: GenServer> Seat<G> {
         }
     }
 
-    /// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
-    fn work(
-        self: Arc<Self>,
-        mut player: Box<Player<G>>,
-        run: Run,
-        outcomes: &mut Vec<shard::Item>,
-    ) -> Option<Next<G>> {
-        // Boxed, so that it can move to a task when it has begun.
-        let mut work = Box::pin(async move {
-            let served = player.serve(run).await;
-            (player, served)
-        });
-        if let Some((player, served)) = work.as_mut().now_or_never() {
-            return self.settle(player, served, outcomes);
-        }
-        let seat = Arc::clone(&self);
-        let running = tokio::spawn(async move {
-            let (player, served) = work.await;
-            let host = Arc::clone(&seat.host);
-            host.inbox.push(Item::Back(seat, player, served));
-        });
-        if let Taken::Away { task, .. } = &mut *lock(&self.taken) {
-            *task = Some(running.abort_handle());
-        }
-        None
-    }
-
-    /// A request was handled: what it came to goes to the part, and the player takes the next if there is one.
-    fn settle(
-        self: Arc<Self>,
-        player: Box<Player<G>>,
-        served: Served,
-        outcomes: &mut Vec<shard::Item>,
-    ) -> Option<Next<G>> {
-        outcomes.extend(served.item);
-        let mut taken = lock(&self.taken);
-        let Taken::Away { task, queue } = &mut *taken else {
-            // It was ended meanwhile.
-            discard(player);
-            return None;
-        };
-        if served.crash.is_some() {
-            *taken = Taken::Gone;
-            drop(taken);
-            discard(player);
-            outcomes.push(self.ended());
-            return None;
-        }
-        *task = None;
-        if let Some(run) = queue.pop_front() {
-            drop(taken);
+    /// The next request, unless the player was ended meanwhile; then the request is dropped as well.
+    fn go_on(self: Arc<Self>, player: Box<Player<G>>, run: Run) -> Option<Next<G>> {
+        let is_here = matches!(&*lock(&self.taken), Taken::Away { .. });
+        if is_here {
             return Some((self, player, run));
         }
-        *taken = Taken::Here(player);
+        discard(player);
         None
     }
 
-    /// What the part hears of a player that crashed, or was killed.
-    fn ended(&self) -> shard::Item {
+    /// A request was handled: what it came to goes to the part, before that of any later one can, and the player takes the
+    /// next if there is one.
+    fn settle(self: Arc<Self>, player: Box<Player<G>>, served: Served) -> Option<Next<G>> {
+        if let Some(item) = served.item {
+            self.gate.part.inbox.push(item);
+        }
+        let mut taken = lock(&self.taken);
+        match &mut *taken {
+            Taken::Away { task, queue } if served.crash.is_none() => {
+                *task = None;
+                if let Some(run) = queue.pop_front() {
+                    drop(taken);
+                    return Some((self, player, run));
+                }
+                *taken = Taken::Here(player);
+            }
+            Taken::Away { .. } => {
+                let away = std::mem::replace(&mut *taken, Taken::Gone);
+                drop(taken);
+                discard(player);
+                self.tell_end();
+                // What waited behind it is for its successor.
+                drop(away);
+            }
+            // It was ended meanwhile.
+            Taken::Here(_) | Taken::Gone => {
+                drop(taken);
+                discard(player);
+            }
+        }
+        None
+    }
+
+    /// The part hears that the player crashed, or was killed.
+    fn tell_end(&self) {
         let gate = Arc::clone(&self.gate);
-        shard::Item::Ended { gate }
+        self.gate.part.inbox.push(shard::Item::Ended { gate });
     }
 
     /// Ends the player, whatever it is at; false if it has ended before.
     fn vacate(&self) -> bool {
-        match std::mem::replace(&mut *lock(&self.taken), Taken::Gone) {
+        // Not locked while what it was dropped.
+        let before = std::mem::replace(&mut *lock(&self.taken), Taken::Gone);
+        match before {
             Taken::Here(player) => discard(player),
             Taken::Away { task, .. } => {
                 if let Some(task) = task {

@@ -5,17 +5,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::*;
+use crate::actors::calls::{Refused, Waiting};
 use crate::actors::lease::Lease;
 use crate::actors::player::{Address, Hosted, ServerType, Start};
-use crate::protocol::shard::{Answer, Ran, Request};
+use crate::protocol::shard::{Ran, Request};
 use crate::protocol::types::{Epoch, Key, Kind, NodeName};
 use crate::wire;
 
 /// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first.
-struct Sums(Arc<Semaphore>);
+struct Sums {
+    permits: Arc<Semaphore>,
+    /// Where its handlers run.
+    runtime: runtime::Id,
+}
 
 impl GenServer for Sums {
     const NAME: &'static str = "sums";
@@ -29,8 +34,9 @@ impl GenServer for Sums {
 
     async fn handle_call(&self, _key: &str, number: i64, sum: &mut i64) -> i64 {
         assert_ne!(number, 0, "nothing to add");
+        assert_eq!(Handle::current().id(), self.runtime, "a foreign runtime");
         if number < 0 {
-            self.0.acquire().await.expect("never closed").forget();
+            self.permits.acquire().await.expect("never closed").forget();
         }
         *sum += number.abs();
         *sum
@@ -55,6 +61,8 @@ struct Bench {
     permits: Arc<Semaphore>,
     types: Arc<Hosted<Sums>>,
     supervisor: ActorRef<Wake>,
+    /// What the part has heard, and was not looked at.
+    heard: Mutex<VecDeque<shard::Item>>,
 }
 
 impl Bench {
@@ -62,8 +70,15 @@ impl Bench {
         let permits = Arc::new(Semaphore::new(0));
         Self {
             part: Arc::new(Part::new(0, 1_000, 1 << 20, Arc::new(Lease::new()))),
-            types: Arc::new(Hosted::new(Sums(permits.clone()), true)),
+            types: Arc::new(Hosted::new(
+                Sums {
+                    permits: permits.clone(),
+                    runtime: Handle::current().id(),
+                },
+                true,
+            )),
             permits,
+            heard: Mutex::default(),
             supervisor: Actor::spawn(None, Supervisor, ()).await.unwrap().0,
         }
     }
@@ -85,29 +100,37 @@ impl Bench {
     }
 
     /// A client asks.
-    fn ask(&self, name: &str, number: i64) -> oneshot::Receiver<Answer> {
+    fn ask(&self, name: &str, number: i64) -> Option<Waiting> {
+        self.try_to_ask(name, number).unwrap()
+    }
+
+    fn try_to_ask(&self, name: &str, number: i64) -> Result<Option<Waiting>, Refused> {
         let key = Key::new(Kind::of(Sums::NAME), name);
-        let (port, answer) = oneshot::channel();
-        let request = request(number);
-        self.part.call(key.borrowed(), request, port).unwrap();
-        answer
+        self.part.call(key.borrowed(), request(number))
     }
 
     /// What the part hears next.
     async fn hears(&self) -> String {
         let wait = async {
-            let mut items = Vec::new();
-            while !self.part.inbox.take(&mut items) {
+            loop {
+                if let Some(item) = self.heard() {
+                    return said(item);
+                }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            // The rest is for the next time.
-            let first = items.remove(0);
-            self.part.inbox.push_all(&mut items);
-            said(first)
         };
         tokio::time::timeout(Duration::from_secs(60), wait)
             .await
             .expect("the part hears something")
+    }
+
+    /// The next item of the part, if there is one.
+    fn heard(&self) -> Option<shard::Item> {
+        let mut heard = lock(&self.heard);
+        let mut items = Vec::new();
+        self.part.inbox.take(&mut items);
+        heard.extend(items);
+        heard.pop_front()
     }
 }
 
@@ -212,4 +235,68 @@ async fn one_that_its_part_stops_says_nothing() {
     address.give(Run::Given(request(2)));
     let _answer = bench.ask("other", 1);
     assert_eq!(bench.hears().await, "other 1");
+}
+
+/// The state of one player after so many requests from all sides: one after the other, told to the part in that order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_player_did_is_told_in_order_whoever_asked() {
+    const CLIENTS: i64 = 4;
+    const REQUESTS: i64 = 100;
+    let bench = Arc::new(Bench::new().await);
+    let address = bench.player("one");
+    let clients = (0..CLIENTS).map(|client| {
+        let (bench, address) = (Arc::clone(&bench), address.clone());
+        tokio::spawn(async move {
+            for n in 0..REQUESTS {
+                if (client + n) % 3 == 0 {
+                    address.give(Run::Given(request(1)));
+                } else {
+                    // Only so many may wait for one player.
+                    while bench.try_to_ask("one", 1).is_err() {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    for sum in 1..=CLIENTS * REQUESTS {
+        let heard = bench.hears().await;
+        assert_eq!(heard.split(' ').next_back(), Some(&*sum.to_string()));
+    }
+}
+
+/// What a handler starts must not end with the runtime of whoever asked.
+#[tokio::test]
+async fn a_client_in_another_runtime_leaves_the_work_to_this_one() {
+    let bench = Arc::new(Bench::new().await);
+    let _player = bench.player("one");
+    let asks = Arc::clone(&bench);
+    let elsewhere = move || {
+        let runtime = runtime::Builder::new_current_thread().build();
+        runtime
+            .unwrap()
+            .block_on(async move { drop(asks.ask("one", 1)) });
+    };
+    let elsewhere = std::thread::spawn(elsewhere);
+    assert_eq!(bench.hears().await, "one 1");
+    elsewhere.join().unwrap();
+}
+
+/// A handler that asks another player: each panic has its own report.
+#[tokio::test]
+async fn a_handler_inside_of_a_handler_is_left_to_the_host() {
+    let bench = Bench::new().await;
+    let _player = bench.player("inner");
+    let outer = std::pin::pin!(async {
+        drop(bench.ask("inner", 0));
+        panic!("the outer one");
+    });
+    let report: Result<(), String> = contain::contained(outer).await;
+    let report = report.expect_err("it panics");
+    assert!(report.starts_with("the outer one"), "{report}");
+    assert_eq!(bench.hears().await, "inner failed");
 }

@@ -10,6 +10,8 @@ use ractor_cluster::RactorMessage;
 
 use crate::net::lock;
 
+use super::contain::discard;
+
 /// Tells an actor that its inbox is not empty.
 #[derive(RactorMessage, Debug)]
 pub(crate) struct Wake;
@@ -40,18 +42,7 @@ impl<T> Inbox<T> {
     /// Adds an item. Its senders are bounded: clients by the limit of waiting requests, peers by their credits,
     /// players by what they were given.
     pub(crate) fn push(&self, item: T) {
-        self.add(|items| items.push(item));
-    }
-
-    /// Adds many, in order.
-    pub(crate) fn push_all(&self, new: &mut Vec<T>) {
-        if !new.is_empty() {
-            self.add(|items| items.append(new));
-        }
-    }
-
-    fn add(&self, add: impl FnOnce(&mut Vec<T>)) {
-        add(&mut lock(&self.items));
+        lock(&self.items).push(item);
         self.wake();
         // Nobody will ever take it: whoever waits for an answer hears of that when the item is dropped.
         if self
@@ -60,12 +51,16 @@ impl<T> Inbox<T> {
             .is_some_and(|actor| actor.get_status() >= ActorStatus::Stopping)
         {
             let unread = std::mem::take(&mut *lock(&self.items));
-            drop(unread);
+            // With it a player, perhaps, and the user's state.
+            discard(unread);
         }
     }
 
     fn wake(&self) {
         if let Some(actor) = self.actor.get()
+            // Mostly it is, and then its flag is left alone: a write would take it from core to core. (Who pushes after
+            // the last look of `take` sees, by the lock, what was stored before that.)
+            && !self.awake.load(Ordering::Relaxed)
             && !self.awake.swap(true, Ordering::AcqRel)
         {
             // It fails only when the actor has ended, and then nobody is left to read.

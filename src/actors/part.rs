@@ -2,7 +2,7 @@
 //! and the short way to the players that live here.
 //!
 //! ```text
-//!   client ──▶ Calls ──▶ Residents ──▶ player ──▶ Inbox ──▶ part ──▶ keepers ──▶ part ──▶ Calls ──▶ client
+//!   client ──▶ Residents ──▶ Calls ──▶ player ──▶ Inbox ──▶ part ──▶ keepers ──▶ part ──▶ Calls ──▶ client
 //!                 │                       └─ what changed nothing and is backed up ─────────┘
 //!                 └──────▶ Inbox (the player is not here, or not known)
 //! ```
@@ -19,7 +19,7 @@ use crate::protocol::shard::{Answer, Located, REQUEST_BYTES, Request, key_max};
 use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
 use crate::protocol::view::View;
 
-use super::calls::{Calls, Port, Refused};
+use super::calls::{Calls, Port, Refused, Waiting};
 use super::idle::Turn;
 use super::lease::Lease;
 use super::load::Load;
@@ -81,13 +81,12 @@ impl Part {
         }
     }
 
-    /// Takes a call in: for its player if that lives here, else for the part to decide.
+    /// Takes a call in: for its player if that lives here, else for the part to decide. None if nobody will answer.
     pub(crate) fn call(
         &self,
         key: KeyRef<'_>,
         request: Request,
-        port: oneshot::Sender<Answer>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<Waiting>, Refused> {
         let bytes = request.weight();
         self.admit(bytes, || {
             let residents = self.read();
@@ -96,20 +95,33 @@ impl Part {
                 && let Some(address) = &resident.address
             {
                 let place = Place::take(&resident.gate, self.key_max)?;
-                let token = self.calls.add(None, Port::Call(port))?;
                 // Should the player have ended, the request goes to the part by being dropped.
-                address.give(Run::Direct(Direct::new(place, token, request)));
-                return Ok(());
+                return match address {
+                    Address::Actor(_) => {
+                        let (port, answer) = oneshot::channel();
+                        let token = self.calls.add(None, Port::Call(port))?;
+                        address.give(Run::Direct(Direct::new(place, token, request)));
+                        Ok(Some(Waiting::Later(answer)))
+                    }
+                    Address::Guest(guest) => {
+                        let guest = Arc::clone(guest);
+                        drop(residents);
+                        let token = self.calls.add(None, Port::Early(None))?;
+                        guest.ask(Direct::new(place, token, request));
+                        Ok(self.calls.wait(token))
+                    }
+                };
             }
             drop(residents);
             let key = key.to_key();
+            let (port, answer) = oneshot::channel();
             let token = self.calls.add(Some(key.clone()), Port::Call(port))?;
             self.inbox.push(Item::Request {
                 token,
                 key,
                 request,
             });
-            Ok(())
+            Ok(Some(Waiting::Later(answer)))
         })
     }
 
@@ -128,19 +140,19 @@ impl Part {
     }
 
     /// Lets whoever is about to ask do so first, where more than one client waits: tokio runs whom a client wakes at
-    /// once, which would handle the requests one by one. (It takes a quarter of the time of a reward in shared actors.)
+    /// once, which would handle the requests one by one.
     pub(crate) async fn let_others_ask(&self) {
-        if self.calls.len() > 1 {
+        if self.calls.are_many() {
             tokio::task::yield_now().await;
         }
     }
 
     /// Takes something in, if there is room for so many bytes.
-    fn admit(
+    fn admit<T>(
         &self,
         bytes: usize,
-        take_in: impl FnOnce() -> Result<(), Refused>,
-    ) -> Result<(), Refused> {
+        take_in: impl FnOnce() -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
         if !self.load.admit(bytes) {
             return Err(Refused::Full);
         }
