@@ -9,6 +9,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ use crate::protocol::shard::{Copied, Msg};
 use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef, Kind};
 
 /// The version of everything in this file. Nodes of different versions refuse each other's frames.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// The most bytes of messages in one frame before the next one is begun. A message may be larger by itself.
 pub(crate) const FRAME_BYTES: usize = 256 * 1024;
@@ -239,8 +240,33 @@ fn check_version(bytes: &[u8]) -> Result<(), DecodeError> {
 }
 
 fn append<T: Serialize>(value: &T, to: &mut Vec<u8>) {
-    let taken = std::mem::take(to);
-    *to = postcard::to_extend(value, taken).expect("our own messages have an encoding");
+    write(value, to).expect("our own messages have an encoding");
+}
+
+/// Appends the encoding of a value.
+fn write<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> postcard::Result<()> {
+    postcard::serialize_with_flavor(value, Appended(to))
+}
+
+/// Where postcard writes to: its own ways to append to a vector pass it on by value, and grow it byte by byte.
+struct Appended<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Appended<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Why the owner's node did not carry a call out; travels as the protocol's opaque reason.
@@ -276,8 +302,8 @@ pub(crate) fn with_encoded<T: Serialize, R>(
     // Taken, not borrowed: how a value is serialized is user code.
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    let bytes =
-        postcard::to_extend(value, scratch).map_err(|e| format!("serializing failed: {e}"))?;
+    write(value, &mut scratch).map_err(|e| format!("serializing failed: {e}"))?;
+    let bytes = scratch;
     if bytes.len() > VALUE_BYTES_MAX {
         return Err(format!(
             "{} bytes, and the limit is {VALUE_BYTES_MAX}",

@@ -302,7 +302,7 @@ impl<G: GenServer> Player<G> {
         };
         if let Some(reply) = request.id.as_ref().and_then(|id| live.ring.lookup(id)) {
             return Ran::Done {
-                reply: reply.clone(),
+                reply: Bytes::copy_from_slice(reply),
                 data: None,
             };
         }
@@ -335,7 +335,7 @@ impl<G: GenServer> Player<G> {
             return Ran::Done { reply, data: None };
         }
         if let Some(id) = request.id {
-            live.ring.remember(id, reply.clone());
+            live.ring.remember(id, &reply);
         }
         live.ver += 1;
         let snapshot = SnapshotRef {

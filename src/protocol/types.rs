@@ -60,12 +60,23 @@ impl fmt::Debug for NodeName {
 /// One life of a node: its name, and an incarnation that strictly increases from life to life.
 ///
 /// An evicted identity is never admitted again; the process wipes itself and takes a new incarnation.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(
+    clippy::derived_hash_with_manual_eq,
+    reason = "it compares what is hashed, in another order"
+)]
 pub struct NodeId {
     /// The name, the same in every life.
     pub name: NodeName,
     /// Which life of that name this is.
     pub incarnation: u64,
+}
+
+impl PartialEq for NodeId {
+    /// The incarnation first: no two nodes have the same but by chance.
+    fn eq(&self, other: &Self) -> bool {
+        self.incarnation == other.incarnation && self.name == other.name
+    }
 }
 
 impl NodeId {
@@ -218,7 +229,12 @@ impl Key {
         if name.len() > KEY_BYTES_MAX {
             return Err("it is longer than 255 bytes; give a shorter one");
         }
-        if name.chars().any(char::is_control) {
+        let is_control = if name.is_ascii() {
+            name.bytes().any(|byte| byte.is_ascii_control())
+        } else {
+            name.chars().any(char::is_control)
+        };
+        if is_control {
             return Err("it has control characters; leave them out");
         }
         Ok(())
@@ -330,5 +346,21 @@ impl fmt::Debug for Key {
 /// Names one request of a client, so that a retry is recognised (exactly once, invariant I3).
 ///
 /// Whoever retries a request sends the same id again; two requests never share one.
+// Packed, since requests are many and are passed on a lot: aligned to 16 bytes, each would take a quarter more. Written as
+// 16 bytes, since the bytes of a number of variable length are written one by one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(from = "[u8; 16]", into = "[u8; 16]")]
+#[repr(Rust, packed(8))]
 pub struct RequestId(pub u128);
+
+impl From<[u8; 16]> for RequestId {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(u128::from_le_bytes(bytes))
+    }
+}
+
+impl From<RequestId> for [u8; 16] {
+    fn from(id: RequestId) -> Self {
+        id.0.to_le_bytes()
+    }
+}

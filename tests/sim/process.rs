@@ -144,7 +144,7 @@ impl Actor {
     fn handle(&mut self, request: &Request) -> Option<Ran> {
         if let Some(reply) = request.id.as_ref().and_then(|id| self.ring.lookup(id)) {
             return Some(Ran::Done {
-                reply: reply.clone(),
+                reply: Bytes::copy_from_slice(reply),
                 data: None,
             });
         }
@@ -179,7 +179,7 @@ impl Actor {
             return Some(Ran::Done { reply, data: None });
         }
         if let Some(id) = request.id {
-            self.ring.remember(id, reply.clone());
+            self.ring.remember(id, &reply);
         }
         let snapshot = Snapshot {
             ring: self.ring.clone(),
