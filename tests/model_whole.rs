@@ -334,7 +334,7 @@ fn everything_that_fits() {
                 ..one
             },
             THREE,
-            1_301_768,
+            1_299_929,
         ),
         (
             Budget {

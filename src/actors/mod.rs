@@ -3,6 +3,7 @@
 
 pub(crate) mod calls;
 mod contain;
+mod hints;
 mod host;
 mod idle;
 pub(crate) mod inbox;

@@ -151,7 +151,9 @@ impl Outbox {
     /// Notes that the peer must get the latest state of a key; `awaited`: a client waits for that.
     pub(super) fn copy(&mut self, key: Key, awaited: bool) {
         if awaited {
-            self.heals.queued.remove(&key);
+            if !self.heals.queued.is_empty() {
+                self.heals.queued.remove(&key);
+            }
             self.puts.push(key);
         } else if !self.puts.queued.contains(&key) {
             self.heals.push(key);

@@ -20,13 +20,16 @@ use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
 use crate::net::Arrival;
-use crate::protocol::shard::{Answer, Effect, Input, Progress, REQUEST_BYTES, Ran, Request, Shard};
+use crate::protocol::shard::{
+    Answer, Effect, Input, Msg, Progress, REQUEST_BYTES, Ran, Request, Shard,
+};
 use crate::protocol::types::{Epoch, Key, Kind, NodeId};
 use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
 use crate::wire::{self, CallFailure, Copies, Frame, Header, Read, Taken};
 
 use super::contain::discard;
+use super::hints::Hints;
 use super::idle::Idle;
 use super::inbox::Wake;
 use super::outbox::Outbox;
@@ -137,10 +140,13 @@ pub(crate) struct State {
     leased: bool,
     /// What clients of this node get at the end of the round.
     answers: Vec<(u64, Answer)>,
-    /// How many bytes of outcomes were handled in the round.
+    /// How many bytes of requests were handled in the round.
+    taken: usize,
+    /// How many bytes of outcomes were.
     outcomes: usize,
     /// By peer; there are few.
     outboxes: Vec<(NodeId, Outbox)>,
+    hints: Hints,
     /// How many frames were sent that the peer is to say of that it took them in.
     frames: u64,
     idle: Idle<Arc<Gate>>,
@@ -212,8 +218,10 @@ impl Actor for ShardActor {
             items: Vec::new(),
             leased: false,
             answers: Vec::new(),
+            taken: 0,
             outcomes: 0,
             outboxes: Vec::new(),
+            hints: Hints::default(),
             frames: 0,
             idle: Idle::new(self.shared.config.idle, Instant::now()),
             actors: HashMap::new(),
@@ -312,6 +320,7 @@ impl ShardActor {
         // Whoever is answered in this round was waiting at this moment: an answer that is true now is true for it.
         s.leased = self.part().lease.is_valid_in(s.machine.view());
         let mut ticked = false;
+        s.taken = 0;
         for item in items.drain(..) {
             // After a stall, ticks have piled up; one says it all.
             if matches!(item, Item::Tick) && std::mem::replace(&mut ticked, true) {
@@ -320,6 +329,7 @@ impl ShardActor {
             self.item(myself, s, item);
         }
         s.items = items;
+        self.part().load.taken(s.taken);
         if s.quiet.is_some()
             && !self.part().load.is_queued()
             && s.machine.is_quiet()
@@ -341,6 +351,9 @@ impl ShardActor {
                 request,
             } => {
                 let bytes = request.weight();
+                // The home itself knows better.
+                let hint = s.hints.of(&key).filter(|_| !s.machine.speaks_for(&key));
+                let hint = hint.cloned();
                 self.step(
                     myself,
                     s,
@@ -348,13 +361,14 @@ impl ShardActor {
                         token,
                         key,
                         request,
+                        hint,
                     },
                 );
-                self.part().load.taken(bytes);
+                s.taken += bytes;
             }
             Item::Locate { token, key } => {
                 self.step(myself, s, Input::Locate { token, key });
-                self.part().load.taken(REQUEST_BYTES);
+                s.taken += REQUEST_BYTES;
             }
             Item::Ran { gate, ran } => {
                 s.outcomes += ran.weight();
@@ -378,6 +392,7 @@ impl ShardActor {
                             token,
                             key,
                             request,
+                            hint: None,
                         };
                         self.step(myself, s, input);
                     }
@@ -396,7 +411,7 @@ impl ShardActor {
                         gate.set_backed_up(s.machine.view(), ver);
                     }
                 }
-                self.part().load.taken(bytes);
+                s.taken += bytes;
             }
             Item::Ended { gate } => self.ended(myself, s, &gate, true),
             Item::Restart { key, gen_ } => self.step(myself, s, Input::Restart { key, gen_ }),
@@ -418,6 +433,7 @@ impl ShardActor {
             Item::Tick => {
                 s.told.clear();
                 s.outboxes.iter_mut().for_each(|(_, outbox)| outbox.tick());
+                s.hints.tick();
                 let patience = self.shared.config.call_timeout.as_millis();
                 let patience = patience.div_ceil(TICK.as_millis());
                 let patience = u64::try_from(patience).unwrap_or(u64::MAX);
@@ -466,11 +482,12 @@ impl ShardActor {
                 let _ = port.send(address.is_some());
             }
             Item::Dissolve { me, view } => {
-                self.part().open_residents();
                 for address in self.part().clear_out() {
                     address.stop();
                 }
+                self.part().open_residents();
                 s.outboxes.clear();
+                s.hints.clear();
                 s.early.clear();
                 let old = std::mem::replace(&mut s.machine, self.machine(me, view));
                 for (token, maybe) in old.dissolve() {
@@ -498,6 +515,11 @@ impl ShardActor {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send { to, msg } => {
+                    if let Msg::Forward { key, request, .. } = &msg
+                        && !request.again
+                    {
+                        s.hints.learn(key, &to);
+                    }
                     let bytes_max = self.part().load.max();
                     outbox_of(&mut s.outboxes, &to).push(msg, bytes_max);
                 }

@@ -17,8 +17,9 @@
 //! for their own versions.
 //!
 //! **Directory.** Only the home answers claims, and only with authority: it was the home in every view since, and
-//! including, the last one whose barrier it completed, or every member has told it what it has of that key. A grant is not an acknowledgement of a copy; the owner
-//! confirms it with a put. A node that has put the actor to rest claims it again like any other.
+//! including, the last one whose barrier it completed, or every member has told it what it has of that key. A grant is
+//! not an acknowledgement of a copy; the owner confirms it with a put. A node that has put the actor to rest claims it
+//! again like any other.
 //!
 //! **A new view.** An owner puts its state to the keepers that lack it; a record without a live, confirmed owner is
 //! passed on to where such records live; whoever has all its acknowledgements says *done* to all. When everybody's
@@ -51,6 +52,9 @@
 //! - A *done* says whether the sender has heard the receiver's; whoever has not, is told again.
 //! - A home without authority asks all members what they have of a key that is claimed, and grants the newest when all have
 //!   answered: a barrier for one key, so that nobody waits for the copies of all. The argument is in `shard/inquiry.rs`.
+//! - A request may be forwarded without a claim, to whoever the driver believes to be the owner (a *hint*; a new view
+//!   makes one of what was forwarded under the old one). It may be wrong in any way: who is forwarded a request for a key
+//!   that it does not own asks the home, and follows no hint, so that requests do not go round and round.
 //! - A view is installed key by key, and a key that is touched before its turn is looked at first: `shard/sweep.rs`.
 //! - Who sends a Hold has the copy: whoever gets it, and has the same, need not send it back.
 //! - A leaver whose barrier is complete bids farewell: being known dead spares the others the wait for its lease.

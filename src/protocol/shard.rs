@@ -18,6 +18,7 @@ mod barrier;
 mod directory;
 mod healing;
 mod held;
+mod index;
 mod inquiry;
 mod inspect;
 mod keeper;
@@ -46,6 +47,7 @@ pub use healing::Copied;
 use healing::{Acks, Healing};
 use held::Books;
 pub use held::REQUEST_BYTES;
+use index::Index;
 use inquiry::Inquiry;
 pub use owner::key_max;
 use queue::Queue;
@@ -302,6 +304,10 @@ pub enum Input {
         key: Key,
         /// What.
         request: Request,
+        /// Who owned the key a moment ago, if the driver remembers: where the request goes without asking the home, in this
+        /// epoch and, if that is not answered, the next. It may be wrong: whoever is forwarded a request for a key that it
+        /// does not own asks the home.
+        hint: Option<NodeId>,
     },
     /// A client of this node asks where an actor is.
     Locate {
@@ -378,7 +384,7 @@ pub enum Input {
     Heal,
     /// Time to send again what has not been acknowledged for a while, and to answer what waited for the lease.
     Tick,
-    /// A peer was connected: send again at once what was not acknowledged.
+    /// A peer was connected: send again at once what was not acknowledged, and ask again what was not answered.
     Linked,
     /// This node may answer again.
     Leased,
@@ -607,9 +613,9 @@ pub struct Shard {
 
     slots: Table,
     wanted: BTreeMap<Key, Wanted>,
-    forwarded: BTreeMap<u64, Forwarded>,
+    forwarded: Index<Box<Forwarded>>,
     /// Under which token a request of a client of this node was forwarded, by its own token.
-    forwarded_as: BTreeMap<u64, u64>,
+    forwarded_as: Index<u64>,
     locating: BTreeMap<u64, Key>,
     /// Owned keys that some keeper has not acknowledged, or whose answers only the lease holds back; and some
     /// that no longer are. What only this epoch's sync waits for is in `healing` alone.
@@ -654,8 +660,8 @@ impl Shard {
             complete: true,
             slots: Table::default(),
             wanted: BTreeMap::new(),
-            forwarded: BTreeMap::new(),
-            forwarded_as: BTreeMap::new(),
+            forwarded: Index::default(),
+            forwarded_as: Index::default(),
             locating: BTreeMap::new(),
             lagging: Vec::new(),
             parked: Vec::new(),
@@ -690,9 +696,10 @@ impl Shard {
                 token,
                 key,
                 request,
+                hint,
             } => {
                 let origin = Origin::Local(token);
-                self.admit(key, Pending { origin, request }, out);
+                self.admit(key, Pending { origin, request }, hint, out);
             }
             Input::Served {
                 token,
@@ -922,6 +929,8 @@ impl Shard {
                         origin: Origin::Peer(from, token),
                         request,
                     },
+                    // One that others gave a hint goes to the home: hints must not send it round and round.
+                    None,
                     out,
                 );
             }
@@ -1099,6 +1108,7 @@ impl Shard {
         self.revisit(leased, put_by, out);
         if after == 0 {
             self.heal_again();
+            self.inquire_again(out);
         } else {
             self.resend_copies(put_by, out);
         }
@@ -1112,11 +1122,11 @@ impl Shard {
         for key in due {
             self.kick(&key, out);
         }
-        for (token, forwarded) in &mut self.forwarded {
+        for (token, forwarded) in self.forwarded.iter_mut() {
             if tick >= forwarded.sent_at + after {
                 forwarded.sent_at = tick;
                 forwarded.pending.request.again = true;
-                out.push(forwarded.message(*token));
+                out.push(forwarded.message(token));
             }
         }
         let asked: Vec<u64> = self.locating.keys().copied().collect();

@@ -53,7 +53,7 @@ const BUDGET: Budget = Budget {
     many_owner: 9.3,
     many_keeper: 0.4,
     wire: 35.0,
-    instructions: 15_600.0,
+    instructions: 14_000.0,
 };
 
 /// How many times each is measured.

@@ -65,6 +65,7 @@ pub(crate) fn run(rewards: u64) -> Res<()> {
             token,
             key: keys[usize::try_from(token % PLAYERS)?].clone(),
             request,
+            hint: None,
         };
         pair.step(0, input)?;
         if token % IN_FLIGHT == IN_FLIGHT - 1 {

@@ -99,7 +99,7 @@ pub fn heals(cfg: &Cfg, w: &World) -> Result<(), String> {
     for n in iter(view.active()) {
         let mut probe = w.clone();
         probe.must[usize::from(PROBE)] = probe.acked;
-        cfg.ask(&mut probe, n, PROBE, false);
+        cfg.ask(&mut probe, n, PROBE, false, None);
         settle(cfg, &mut probe);
         if !has(probe.acked, PROBE) {
             return Err(format!("a request at {n} is not answered: {probe:?}"));

@@ -49,6 +49,7 @@ impl Cfg {
     }
 
     pub(super) fn client_choices(&self, w: &World, acts: &mut Vec<Action>) {
+        let view = w.views[usize::from(w.last)];
         for client in 0..self.clients {
             let c = usize::from(client);
             if w.current[c] >= self.ops {
@@ -62,10 +63,17 @@ impl Cfg {
                 if w.node(node).is_none_or(|n| n.epoch() == 0) {
                     continue;
                 }
-                if !w.sent[c] {
-                    acts.push(Action::Send { client, node });
-                } else if w.retries > 0 {
-                    acts.push(Action::Retry { client, node });
+                let hints = iter(if self.hints {
+                    view.members & !bit(node)
+                } else {
+                    0
+                });
+                for hint in hints.map(Some).chain([None]) {
+                    if !w.sent[c] {
+                        acts.push(Action::Send { client, node, hint });
+                    } else if w.retries > 0 {
+                        acts.push(Action::Retry { client, node, hint });
+                    }
                 }
             }
         }
@@ -106,7 +114,7 @@ impl Cfg {
     pub fn after(&self, last: &World, action: Action) -> Option<World> {
         let mut w = last.clone();
         match action {
-            Action::Send { client, node } => {
+            Action::Send { client, node, hint } => {
                 w.sent[usize::from(client)] = true;
                 let op = self.op(&w, client);
                 w.must[usize::from(op)] = if self.direct {
@@ -116,12 +124,12 @@ impl Cfg {
                 } else {
                     w.acked
                 };
-                self.ask(&mut w, node, op, false);
+                self.ask(&mut w, node, op, false, hint);
             }
-            Action::Retry { client, node } => {
+            Action::Retry { client, node, hint } => {
                 w.retries -= 1;
                 let op = self.op(&w, client);
-                self.ask(&mut w, node, op, true);
+                self.ask(&mut w, node, op, true, hint);
             }
             Action::Deliver(packet) => self.deliver(&mut w, packet),
             Action::Complete(n) => self.complete(&mut w, n),

@@ -11,10 +11,10 @@ use super::world::*;
 
 impl Cfg {
     /// A client asks a node.
-    pub fn ask(&self, w: &mut World, node: u8, op: u8, again: bool) {
+    pub fn ask(&self, w: &mut World, node: u8, op: u8, again: bool, hint: Option<u8>) {
         let owned = w.node(node).and_then(|node| node.shard.owns(&KEY));
         let Some(gen_) = owned.filter(|_| self.direct) else {
-            return self.step(w, node, asked(op, again));
+            return self.step(w, node, asked(op, again, hint));
         };
         let given = Given {
             gen_: gen_.0,
@@ -193,7 +193,7 @@ impl Cfg {
         // The actor's state is what it handed over last, which is the part's.
         let own = node.own().filter(|(at, _)| u64::from(at.gen_) == gen_);
         let Some((_, mut val)) = own else {
-            return direct.then(|| asked(op, false));
+            return direct.then(|| asked(op, false, None));
         };
         let known = has(self.read_ops(), op) || has_id && val.count(op) > 0;
         if !known {
@@ -283,7 +283,7 @@ impl Cfg {
                 w.change(n, |node| gone = std::mem::take(&mut node.running));
                 // What it had from clients goes to the part.
                 let direct = gone.into_iter().filter(|given| given.direct);
-                events.extend(direct.map(|given| (n, Event::Input(asked(given.op, false)))));
+                events.extend(direct.map(|given| (n, Event::Input(asked(given.op, false, None)))));
             }
             Effect::Run { gen_, request, .. } => {
                 let given = Given {
@@ -357,10 +357,11 @@ impl Cfg {
 }
 
 /// A client asks a part.
-fn asked(op: u8, again: bool) -> Input {
+fn asked(op: u8, again: bool, hint: Option<u8>) -> Input {
     Input::Request {
         token: op.into(),
         key: KEY.clone(),
         request: request(op, again),
+        hint: hint.map(id),
     }
 }

@@ -59,6 +59,8 @@ pub struct Cfg {
     pub slow_puts: bool,
     /// What a member reports of the key takes its time to arrive, too.
     pub slow_reports: bool,
+    /// Requests may go to any other member first, as if it had been the owner a moment ago.
+    pub hints: bool,
     /// Check the liveness closure in one state of so many; 0: never.
     pub live_every: u64,
     /// A rule of the machines that is broken on purpose.
@@ -86,6 +88,7 @@ impl Cfg {
         direct: false,
         slow_puts: false,
         slow_reports: true,
+        hints: false,
         live_every: 64,
         planted: Planted::NONE,
     };
@@ -253,10 +256,12 @@ pub enum Action {
     Send {
         client: u8,
         node: u8,
+        hint: Option<u8>,
     },
     Retry {
         client: u8,
         node: u8,
+        hint: Option<u8>,
     },
     Deliver(Packet),
     /// Every missing `Done` of its epoch arrives at the node.

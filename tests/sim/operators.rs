@@ -162,12 +162,21 @@ impl Cluster {
         let (key, request) = (key(of.call.key), of.request());
         let part = part_of(&key);
         if let Some(request) = self.give(number, part, &key, token, request) {
+            let hint = self.hint(number, part, token);
             let input = Input::Request {
                 token,
                 key,
                 request,
+                hint,
             };
             self.part(number, part, input);
         }
+    }
+
+    /// Half of the time a node believes of some member that it owned the key a moment ago.
+    fn hint(&self, number: u64, part: usize, token: u64) -> Option<NodeId> {
+        let view = self.processes.get(&number)?.parts[part].view();
+        let at = token % (2 * view.members.len() as u64);
+        view.ids().nth(usize::try_from(at).ok()?).cloned()
     }
 }

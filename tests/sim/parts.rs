@@ -471,6 +471,7 @@ impl Cluster {
                     token,
                     key,
                     request,
+                    hint: None,
                 });
                 let process = p;
                 self.pass(

@@ -12,7 +12,13 @@ pub fn input(input: &Input) -> Option<String> {
             token,
             key,
             request,
-        } => format!("client {token} asks {key:?}: {}", asked(request)),
+            hint,
+        } => {
+            let hint = hint
+                .as_ref()
+                .map_or(String::new(), |to| format!(", try {to}"));
+            format!("client {token} asks {key:?}: {}{hint}", asked(request))
+        }
         Input::Ran { key, gen_, ran } => format!("actor {key:?} of {gen_} {}", came(ran)),
         Input::Served {
             token,

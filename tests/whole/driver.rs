@@ -314,6 +314,7 @@ impl Cfg {
                 token,
                 key: key(),
                 request,
+                hint: None,
             },
         );
     }

@@ -7,7 +7,7 @@ use super::super::defect::Defect;
 use super::super::placement::Placement;
 use super::super::types::NodeId;
 use super::super::view::View;
-use super::{Effect, Healing, Msg, Shard, Slot};
+use super::{Effect, Forwarded, Healing, Msg, Shard, Slot};
 
 /// Most views whose homes are remembered until a barrier completes; beyond, authority waits for the barrier.
 const LINEAGE_MAX: usize = 32;
@@ -67,7 +67,10 @@ impl Shard {
         self.forwarded_as.clear();
         for mut forwarded in std::mem::take(&mut self.forwarded).into_values() {
             forwarded.pending.request.again = true;
-            self.retry(forwarded.key, forwarded.pending, out);
+            let Forwarded {
+                to, key, pending, ..
+            } = *forwarded;
+            self.retry(key, pending, Some(to), out);
         }
         self.drop_requests_of_peers();
         let keys: Vec<_> = self.wanted.keys().cloned().collect();

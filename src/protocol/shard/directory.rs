@@ -8,6 +8,11 @@ use super::super::types::{Epoch, Key, NodeId};
 use super::{Answer, Effect, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot};
 
 impl Shard {
+    /// Whether this node answers for `key` as its home.
+    pub fn speaks_for(&self, key: &Key) -> bool {
+        self.has_authority(key)
+    }
+
     /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
     /// that it completed, and in that one, which makes failover immediate for keys whose home did not change; or it has
     /// heard of every member what that has.

@@ -2,11 +2,12 @@
 //! replies that wait for the keepers, and of messages that wait for their view. What would go beyond the limit is
 //! refused, or dropped if its sender sends it again; what is answered, given up or dropped is taken off.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::super::types::{Epoch, Key, NodeId};
+use super::index::Index;
 use super::{
     Answer, Effect, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request, Shard,
 };
@@ -73,7 +74,7 @@ pub(super) struct Books {
     /// Their bytes, and those of the replies in `waiting` and of the questions in `locating`.
     pub(super) held: usize,
     /// Those that peers forwarded: what a peer sends again is not queued again.
-    pub(super) in_hand: BTreeSet<(u64, NodeId)>,
+    in_hand: BTreeMap<NodeId, Index<()>>,
 }
 
 impl Books {
@@ -81,18 +82,50 @@ impl Books {
     pub(super) fn take_in(&mut self, pending: &Pending) {
         self.pending += 1;
         self.held += pending.request.weight();
-        if let Origin::Peer(from, token) = &pending.origin {
-            self.in_hand.insert((*token, from.clone()));
-        }
+        self.take_in_hand(&pending.origin);
     }
 
     /// A request that was taken in is no longer here.
     pub(super) fn release(&mut self, pending: &Pending) {
         self.pending -= 1;
         self.held -= pending.request.weight();
-        if let Origin::Peer(from, token) = &pending.origin {
-            self.in_hand.remove(&(*token, from.clone()));
+        self.let_go(&pending.origin);
+    }
+
+    /// Whether a peer has forwarded that, and it is not answered.
+    pub(super) fn is_in_hand(&self, origin: &Origin) -> bool {
+        let Origin::Peer(from, token) = origin else {
+            return false;
+        };
+        let theirs = self.in_hand.get(from);
+        theirs.is_some_and(|tokens| tokens.get(*token).is_some())
+    }
+
+    pub(super) fn take_in_hand(&mut self, origin: &Origin) {
+        if let Origin::Peer(from, token) = origin {
+            let tokens = match self.in_hand.get_mut(from) {
+                Some(tokens) => tokens,
+                None => self.in_hand.entry(from.clone()).or_default(),
+            };
+            tokens.insert(*token, ());
         }
+    }
+
+    pub(super) fn let_go(&mut self, origin: &Origin) {
+        if let Origin::Peer(from, token) = origin
+            && let Some(tokens) = self.in_hand.get_mut(from)
+        {
+            tokens.remove(*token);
+            if tokens.is_empty() {
+                self.in_hand.remove(from);
+            }
+        }
+    }
+
+    /// All that peers have forwarded.
+    pub(super) fn in_hand(&self) -> impl Iterator<Item = (u64, NodeId)> {
+        let all = self.in_hand.iter();
+        all.flat_map(|(from, tokens)| tokens.iter().map(|(token, ())| (token, from.clone())))
     }
 }
 

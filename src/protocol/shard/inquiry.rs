@@ -65,6 +65,14 @@ impl Shard {
         }
     }
 
+    /// A peer was connected: questions that it missed would wait until somebody claims the key again.
+    pub(super) fn inquire_again(&mut self, out: &mut Vec<Effect>) {
+        let keys: Vec<Key> = self.inquiries.keys().cloned().collect();
+        for key in keys {
+            self.inquire(&key, None, out);
+        }
+    }
+
     /// The home asks what this node has of `key`.
     pub(super) fn inquired(&self, home: NodeId, key: Key, out: &mut Vec<Effect>) {
         let report = match self.slots.get(&key) {

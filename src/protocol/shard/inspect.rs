@@ -1,18 +1,13 @@
 //! What the checks look at and nothing else calls: the model checker in `tests/` sees through these what decides
 //! the next step of a part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::super::types::{Key, NodeId};
+use super::index::Index;
 use super::{Origin, PARKED_MAX, Pending, REQUEST_BYTES, Rec, Shard, Slot};
 
 impl Shard {
-    /// Whether this node may speak for `key` as its home.
-    #[doc(hidden)]
-    pub fn speaks_for(&self, key: &Key) -> bool {
-        self.has_authority(key)
-    }
-
     /// How many places to look at at once after an install.
     #[doc(hidden)]
     pub fn sweep_at_once(&mut self, places: usize) {
@@ -67,7 +62,7 @@ impl Shard {
             }
         }
         all.extend(self.wanted.values().flat_map(|w| &w.pending));
-        all.extend(self.forwarded.values().map(|f| &f.pending));
+        all.extend(self.forwarded.iter().map(|(_, f)| &f.pending));
         bytes += all.iter().map(|p| p.request.weight()).sum::<usize>();
         let in_hand: BTreeSet<(u64, NodeId)> = all
             .iter()
@@ -76,11 +71,11 @@ impl Shard {
                 Origin::Local(_) => None,
             })
             .collect();
-        let forwarded_as: BTreeMap<u64, u64> = self
+        let forwarded_as: Index<u64> = self
             .forwarded
             .iter()
             .filter_map(|(token, f)| match f.pending.origin {
-                Origin::Local(local) => Some((local, *token)),
+                Origin::Local(local) => Some((local, token)),
                 Origin::Peer(..) => None,
             })
             .collect();
@@ -100,7 +95,10 @@ impl Shard {
                 self.healing.unsettled == fresh().filter(|slot| slot.is_unsettled()).count(),
             ),
             ("their bytes", self.books.held == bytes),
-            ("the requests of peers", self.books.in_hand == in_hand),
+            (
+                "the requests of peers",
+                self.books.in_hand().collect::<BTreeSet<_>>() == in_hand,
+            ),
             ("the forwarded requests", self.forwarded_as == forwarded_as),
             ("the bytes of parked messages", self.parked_bytes == parked),
             (

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::{
-    Actor, Answer, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Msg, Origin, Own, Pending, Ran,
-    Request, Shard, Slot, Wanted,
+    Actor, Answer, Books, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Msg, Origin, Own,
+    Pending, Ran, Request, Shard, Slot, Wanted,
 };
 
 impl Own {
@@ -46,6 +46,30 @@ impl Own {
         if !self.listed {
             self.listed = true;
             lagging.push(key.clone());
+        }
+    }
+
+    /// Answers what every keeper has; all of it if `before_ack`.
+    fn settle(&mut self, before_ack: bool, books: &mut Books, out: &mut Vec<Effect>) {
+        let acked = if before_ack {
+            Some(self.ver)
+        } else {
+            self.acked()
+        };
+        while let Some(handled) = self
+            .waiting
+            .pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver))
+        {
+            books.held -= handled.reply.len();
+            books.release(&handled.pending);
+            finish(handled.pending.origin, Answer::Reply(handled.reply), out);
+        }
+    }
+
+    /// The node may not answer now: the next tick looks again at a key that is listed.
+    fn defer(&mut self, key: &Key, lagging: &mut Vec<Key>) {
+        if !self.waiting.is_empty() {
+            self.list(key, lagging);
         }
     }
 
@@ -85,19 +109,29 @@ impl Pending {
 
 impl Shard {
     /// Takes in a request of a client of this node, unless the node is about to leave.
-    pub(super) fn admit(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+    pub(super) fn admit(
+        &mut self,
+        key: Key,
+        pending: Pending,
+        hint: Option<NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
         if self.quiescing {
             finish(pending.origin, Answer::Leaving, out);
         } else {
-            self.accept(key, pending, out);
+            self.accept(key, pending, hint, out);
         }
     }
 
     /// Takes a request in, wherever it came from.
-    pub(super) fn accept(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
-        if let Origin::Peer(from, token) = &pending.origin
-            && self.books.in_hand.contains(&(*token, from.clone()))
-        {
+    pub(super) fn accept(
+        &mut self,
+        key: Key,
+        pending: Pending,
+        hint: Option<NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.books.is_in_hand(&pending.origin) {
             return;
         }
         let takes_over = pending.request.again && !self.planted.has(Defect::DedupReplyAtOnce);
@@ -113,7 +147,7 @@ impl Shard {
             return finish(pending.origin, Answer::Overloaded, out);
         }
         self.books.take_in(&pending);
-        self.enqueue(key, pending, out);
+        self.enqueue(key, pending, hint, out);
     }
 
     /// A request that is tried again while its first try is still in hand: there is one answer, for the latest.
@@ -131,21 +165,29 @@ impl Shard {
             return false;
         };
         let before = std::mem::replace(&mut first.origin, pending.origin.clone());
-        if let Origin::Peer(from, token) = before {
-            self.books.in_hand.remove(&(token, from));
-        }
-        if let Origin::Peer(from, token) = &pending.origin {
-            self.books.in_hand.insert((*token, from.clone()));
-        }
+        self.books.let_go(&before);
+        self.books.take_in_hand(&pending.origin);
         true
     }
 
-    fn enqueue(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+    fn enqueue(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut Vec<Effect>) {
         self.touch(&key, out);
         // A leaving node starts nothing for others: they try again under the next view.
         let parked = self.quiescing && matches!(pending.origin, Origin::Peer(..));
-        if !parked && self.own(&key).is_some() {
-            return self.run(&key, pending, out);
+        let pending = if parked {
+            pending
+        } else {
+            match self.run(&key, pending, out) {
+                Some(pending) => pending,
+                None => return,
+            }
+        };
+        let is_first = !self.wanted.contains_key(&key);
+        if let Some(owner) = hint
+            && (is_first && !parked && owner != self.me)
+            && (self.can_serve(&self.me) && self.can_serve(&owner))
+        {
+            return self.forward_one(&key, &owner, pending, out);
         }
         let rests = self.rests;
         let wanted = self.wanted.entry(key.clone()).or_insert_with(|| Wanted {
@@ -153,20 +195,22 @@ impl Shard {
             ..Wanted::default()
         });
         wanted.pending.push_back(pending);
-        if wanted.pending.len() == 1 && !parked {
+        if is_first && !parked {
             self.kick(&key, out);
         }
     }
 
-    /// Hands a request to the actor of an owned key.
-    fn run(&mut self, key: &Key, pending: Pending, out: &mut Vec<Effect>) {
+    /// Hands a request to the actor of an owned key; back it comes if the key is not owned.
+    fn run(&mut self, key: &Key, pending: Pending, out: &mut Vec<Effect>) -> Option<Pending> {
         let planted = self.planted;
-        let Some(own) = self.own_mut(key) else { return };
+        let Some(own) = self.own_mut(key) else {
+            return Some(pending);
+        };
         let (gen_, request) = (own.gen_, pending.for_actor(planted));
         own.running.push_back(pending);
         match own.actor {
             Actor::Up => {}
-            Actor::Restarting => return,
+            Actor::Restarting => return None,
             Actor::Down => {
                 own.actor = Actor::Up;
                 out.push(Effect::Start {
@@ -181,6 +225,7 @@ impl Shard {
             gen_,
             request,
         });
+        None
     }
 
     /// Becomes the owner: with the home's authority, by being the home or by its grant.
@@ -245,13 +290,7 @@ impl Shard {
         ran: Ran,
         out: &mut Vec<Effect>,
     ) {
-        let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
-            return;
-        };
-        let Some(pending) = own.running.pop_front() else {
-            return out.push(Effect::Broken("an actor handles only what it was given"));
-        };
-        self.conclude(leased, key, pending, ran, out);
+        self.handled(leased, key, gen_, None, ran, out);
     }
 
     /// The actor handled a request of a client of this node that went past this part.
@@ -264,49 +303,64 @@ impl Shard {
         ran: Ran,
         out: &mut Vec<Effect>,
     ) {
-        if self.own(&key).is_none_or(|own| own.gen_ != gen_) {
+        if let Some(pending) = self.handled(leased, &key, gen_, Some(pending), ran, out) {
             // Nobody has the state that this left behind: as if it had never been handled.
-            return self.admit(key, pending, out);
+            self.admit(key, pending, None, out);
         }
-        self.books.take_in(&pending);
-        self.conclude(leased, &key, pending, ran, out);
     }
 
-    /// A request was handled: what it changed goes to the keepers, and its answer waits for them.
-    fn conclude(
+    /// The actor handled a request, `served` or the oldest that it was given: what that changed goes to the keepers, and
+    /// its answer waits for them. `served` comes back if there is no such actor.
+    fn handled(
         &mut self,
         leased: bool,
         key: &Key,
-        pending: Pending,
+        gen_: Epoch,
+        served: Option<Pending>,
         ran: Ran,
         out: &mut Vec<Effect>,
-    ) {
-        let planted = self.planted;
+    ) -> Option<Pending> {
+        let own = match self.slots.get_mut(key) {
+            Some(Slot::Own(own)) if own.gen_ == gen_ => own,
+            Some(_) | None => return served,
+        };
+        let pending = match served {
+            Some(pending) => {
+                self.books.take_in(&pending);
+                pending
+            }
+            None => match own.running.pop_front() {
+                Some(pending) => pending,
+                None => {
+                    out.push(Effect::Broken("an actor handles only what it was given"));
+                    return None;
+                }
+            },
+        };
         let answer = match ran {
             Ran::Done { reply, data } => {
                 let changed = data.is_some();
                 let retried = pending.request.again && !changed;
-                if !(retried && planted.has(Defect::DedupReplyAtOnce)) {
-                    if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
-                        self.books.held += reply.len();
-                        if let Some(data) = data {
-                            own.ver += 1;
-                            own.data = data;
-                        }
-                        own.waiting.push_back(Handled {
-                            ver: own.ver,
-                            pending,
-                            reply,
-                        });
-                        if changed {
-                            own.send_puts(key, self.tick, out);
-                            own.list(key, &mut self.lagging);
-                        }
+                if !(retried && self.planted.has(Defect::DedupReplyAtOnce)) {
+                    self.books.held += reply.len();
+                    if let Some(data) = data {
+                        own.ver += 1;
+                        own.data = data;
                     }
-                    if !changed || planted.has(Defect::ReplyBeforeAck) {
+                    own.waiting.push_back(Handled {
+                        ver: own.ver,
+                        pending,
+                        reply,
+                    });
+                    if changed {
+                        own.send_puts(key, self.tick, out);
+                        own.list(key, &mut self.lagging);
+                    }
+                    if !changed || self.planted.has(Defect::ReplyBeforeAck) {
                         self.settle(leased, key, out);
                     }
-                    return self.shed(key, out);
+                    self.shed(key, out);
+                    return None;
                 }
                 Answer::Reply(reply)
             }
@@ -315,6 +369,7 @@ impl Shard {
         };
         self.books.release(&pending);
         finish(pending.origin, answer, out);
+        None
     }
 
     /// Sends the state to every keeper that lacks it.
@@ -335,12 +390,11 @@ impl Shard {
         ver: u64,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
-            return;
+        let may_answer = self.may_answer(leased);
+        let own = match self.slots.get_mut(key) {
+            Some(Slot::Own(own)) if own.gen_ == gen_ => own,
+            Some(_) | None => return,
         };
-        if own.gen_ != gen_ {
-            return;
-        }
         if ver > own.ver {
             return out.push(Effect::Refused {
                 from: from.clone(),
@@ -355,38 +409,26 @@ impl Shard {
             own.unsettled = false;
             self.healing.unsettled -= 1;
         }
-        if !own.waiting.is_empty() {
-            self.settle(leased, key, out);
+        match may_answer {
+            Some(before_ack) => own.settle(before_ack, &mut self.books, out),
+            None => own.defer(key, &mut self.lagging),
         }
     }
 
     /// Answers what every keeper has, if this node may.
     pub(super) fn settle(&mut self, leased: bool, key: &Key, out: &mut Vec<Effect>) {
-        let may_answer = leased && self.can_serve(&self.me);
-        let before_ack = self.planted.has(Defect::ReplyBeforeAck);
-        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
-            return;
-        };
-        if !may_answer {
-            // The next tick looks again: a key with answers is listed.
-            if !own.waiting.is_empty() {
-                own.list(key, &mut self.lagging);
+        let may_answer = self.may_answer(leased);
+        if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
+            match may_answer {
+                Some(before_ack) => own.settle(before_ack, &mut self.books, out),
+                None => own.defer(key, &mut self.lagging),
             }
-            return;
         }
-        let acked = if before_ack {
-            Some(own.ver)
-        } else {
-            own.acked()
-        };
-        while let Some(handled) = own
-            .waiting
-            .pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver))
-        {
-            self.books.held -= handled.reply.len();
-            self.books.release(&handled.pending);
-            finish(handled.pending.origin, Answer::Reply(handled.reply), out);
-        }
+    }
+
+    /// Whether this node may answer, and then whether before the keepers have what the answer tells: a defect.
+    fn may_answer(&self, leased: bool) -> Option<bool> {
+        (leased && self.can_serve(&self.me)).then(|| self.planted.has(Defect::ReplyBeforeAck))
     }
 
     /// The actor ended. What it was given and did not handle is given to its successor.
@@ -433,24 +475,34 @@ impl Shard {
         let Some(wanted) = self.wanted.remove(key) else {
             return;
         };
-        for mut pending in wanted.pending {
-            pending.request.id.get_or_insert_with(|| {
-                self.next_id += 1;
-                RequestId(self.next_id)
-            });
-            self.next_token += 1;
-            if let Origin::Local(token) = pending.origin {
-                self.forwarded_as.insert(token, self.next_token);
-            }
-            let forwarded = Forwarded {
-                to: owner.clone(),
-                key: key.clone(),
-                pending,
-                sent_at: self.tick,
-            };
-            out.push(forwarded.message(self.next_token));
-            self.forwarded.insert(self.next_token, forwarded);
+        for pending in wanted.pending {
+            self.forward_one(key, owner, pending, out);
         }
+    }
+
+    fn forward_one(
+        &mut self,
+        key: &Key,
+        owner: &NodeId,
+        mut pending: Pending,
+        out: &mut Vec<Effect>,
+    ) {
+        pending.request.id.get_or_insert_with(|| {
+            self.next_id += 1;
+            RequestId(self.next_id)
+        });
+        self.next_token += 1;
+        if let Origin::Local(token) = pending.origin {
+            self.forwarded_as.insert(token, self.next_token);
+        }
+        let forwarded = Forwarded {
+            to: owner.clone(),
+            key: key.clone(),
+            pending,
+            sent_at: self.tick,
+        };
+        out.push(forwarded.message(self.next_token));
+        self.forwarded.insert(self.next_token, Box::new(forwarded));
     }
 
     /// The node that a request was forwarded to has answered.
@@ -461,14 +513,14 @@ impl Shard {
         answer: Answer,
         out: &mut Vec<Effect>,
     ) {
-        if self.forwarded.get(&token).is_none_or(|f| f.to != *from) {
+        if self.forwarded.get(token).is_none_or(|f| f.to != *from) {
             return;
         }
-        let Some(Forwarded { pending, .. }) = self.forwarded.remove(&token) else {
+        let Some(pending) = self.forwarded.remove(token).map(|f| f.pending) else {
             return;
         };
         if let Origin::Local(token) = pending.origin {
-            self.forwarded_as.remove(&token);
+            self.forwarded_as.remove(token);
         }
         let answer = match answer {
             // That holds for this try only.
@@ -496,8 +548,8 @@ impl Shard {
 
     /// Takes out a request of a client of this node, unless an actor has it.
     fn withdraw(&mut self, key: &Key, token: u64) -> Option<Pending> {
-        if let Some(forwarded) = self.forwarded_as.remove(&token) {
-            return self.forwarded.remove(&forwarded).map(|f| f.pending);
+        if let Some(forwarded) = self.forwarded_as.remove(token) {
+            return self.forwarded.remove(forwarded).map(|f| f.pending);
         }
         let find = |queue: &VecDeque<Pending>| {
             let is_it = |pending: &Pending| pending.origin == Origin::Local(token);
@@ -544,12 +596,18 @@ impl Shard {
         }
     }
 
-    /// Takes requests back in under a new view: nothing is known of who owns their keys.
-    pub(super) fn retry(&mut self, key: Key, pending: Pending, out: &mut Vec<Effect>) {
+    /// Takes a request back in under a new view; `hint`: who was to handle it under the old one.
+    pub(super) fn retry(
+        &mut self,
+        key: Key,
+        pending: Pending,
+        hint: Option<NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
         match pending.origin {
             // Its node forwards it again, under the same id.
             Origin::Peer(..) => self.books.release(&pending),
-            Origin::Local(_) => self.enqueue(key, pending, out),
+            Origin::Local(_) => self.enqueue(key, pending, hint, out),
         }
     }
 
@@ -567,7 +625,7 @@ impl Shard {
             pending.request.again = true;
             // Applied, and not known to be backed up: only an id makes another try safe.
             if pending.request.id.is_some() {
-                self.retry(key.clone(), pending, out);
+                self.retry(key.clone(), pending, None, out);
             } else {
                 self.books.release(&pending);
                 finish(pending.origin, Answer::Unknown, out);
@@ -575,7 +633,7 @@ impl Shard {
         }
         // Not applied: `data` is the state before them.
         for pending in own.running {
-            self.retry(key.clone(), pending, out);
+            self.retry(key.clone(), pending, None, out);
         }
     }
 }

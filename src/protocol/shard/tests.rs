@@ -108,10 +108,15 @@ impl Part {
     }
 
     fn ask(&mut self, token: u64, request: Request) -> Vec<Effect> {
+        self.ask_with(None, token, request)
+    }
+
+    fn ask_with(&mut self, hint: Option<&str>, token: u64, request: Request) -> Vec<Effect> {
         self.step(Input::Request {
             token,
             key: self.key.clone(),
             request,
+            hint: hint.map(id),
         })
     }
 
@@ -1095,11 +1100,28 @@ fn a_request_that_may_have_run_is_never_called_refused() {
             owner: id("b@h"),
         },
     );
-    // Its answer is lost with the view, and the node then stops serving.
-    part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
+    // Its answer is lost with the owner, and the node then stops serving.
+    part.step(Input::Install(view(2, &["a@h", "c@h"])));
     part.ask(8, request(2));
     let answers = answers(&part.step(Input::Refuse));
     assert_eq!(answers, [(7, Answer::Unknown), (8, Answer::NotServing)]);
+}
+
+/// Whoever was to handle it does so under the new view as well, as a rule: a home that has just joined is not asked.
+#[test]
+fn what_is_forwarded_goes_there_again_under_a_new_view() {
+    let claims = |effects: &[Effect]| {
+        let sent = sent_to("a@h", effects).into_iter();
+        sent.filter(|msg| matches!(msg, Msg::Claim { .. })).count()
+    };
+    let mut part = Part::of("c@h");
+    part.ask_with(Some("b@h"), 1, request(1));
+    let effects = part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
+    assert_eq!(claims(&effects), 0);
+    let again = |msg: &&Msg| matches!(msg, Msg::Forward { request, .. } if request.again);
+    assert!(sent_to("b@h", &effects).iter().any(again));
+    let effects = part.step(Input::Install(view(3, &["a@h", "c@h"])));
+    assert!(claims(&effects) > 0);
 }
 
 #[test]
@@ -1225,6 +1247,38 @@ fn a_home_without_authority_does_not_say_that_an_actor_is_nowhere() {
         token: 1,
         found: None
     }));
+}
+
+#[test]
+fn a_hint_saves_the_question_to_the_home() {
+    let mut part = Part::of("c@h");
+    let effects = part.ask_with(Some("b@h"), 1, request(1));
+    assert_eq!(sent_to("a@h", &effects), [] as [&Msg; 0]);
+    assert!(matches!(
+        sent_to("b@h", &effects)[..],
+        [Msg::Forward { .. }]
+    ));
+    // The node itself, and one that is no member, are none to forward to.
+    for (token, hint) in [(2, "c@h"), (3, "d@h")] {
+        let mut part = Part::of("c@h");
+        let effects = part.ask_with(Some(hint), token, request(token.into()));
+        assert!(
+            matches!(sent_to("a@h", &effects)[..], [Msg::Claim { .. }]),
+            "{hint}"
+        );
+    }
+}
+
+#[test]
+fn who_gets_a_request_by_a_wrong_hint_asks_the_home() {
+    let mut part = Part::of("b@h");
+    let forward = Msg::Forward {
+        key: part.key.clone(),
+        token: 1,
+        request: request(1),
+    };
+    let effects = part.hear("c@h", forward);
+    assert!(matches!(sent_to("a@h", &effects)[..], [Msg::Claim { .. }]));
 }
 
 /// A view change makes a node forward again what the owner still has in hand: run once, answered to the latest.

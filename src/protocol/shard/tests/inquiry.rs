@@ -61,6 +61,14 @@ fn a_home_without_authority_grants_the_newest_of_what_all_members_report() {
 }
 
 #[test]
+fn a_member_that_was_not_connected_is_asked_when_it_is() {
+    let mut part = new_home();
+    part.claimed("d@h");
+    part.reported("b@h", Report::Nothing);
+    assert_eq!(inquiries(&part.step(Input::Linked)), 2);
+}
+
+#[test]
 fn an_owner_that_reports_need_not_wait_for_the_others() {
     let mut part = new_home();
     part.claimed("d@h");
