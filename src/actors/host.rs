@@ -280,8 +280,8 @@ impl<G: GenServer> Seat<G> {
 
     /// The next request, unless the player was ended meanwhile; then the request is dropped as well.
     fn go_on(self: Arc<Self>, player: Box<Player<G>>, run: Run) -> Option<Next<G>> {
-        let is_here = matches!(&*lock(&self.taken), Taken::Away { .. });
-        if is_here {
+        let goes_on = matches!(&*lock(&self.taken), Taken::Away { .. });
+        if goes_on {
             return Some((self, player, run));
         }
         discard(player);
