@@ -1,7 +1,6 @@
 //! The clients of this node that wait for an answer from one part. A call costs no timer: what waits is bounded, so
 //! that the part looks through all of it from time to time.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
 use slab::Slab;
@@ -42,8 +41,6 @@ pub(crate) enum Waiting {
 pub(crate) struct Calls {
     max: usize,
     waiting: Mutex<Open>,
-    /// How many there are, as of a moment ago.
-    len: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -69,7 +66,6 @@ impl Calls {
         Self {
             max,
             waiting: Mutex::default(),
-            len: AtomicUsize::new(0),
         }
     }
 
@@ -90,13 +86,12 @@ impl Calls {
             key,
             port,
         });
-        self.len.store(waiting.calls.len(), Relaxed);
         Ok(token_of(serial, place))
     }
 
-    /// Whether more than one waits, as of a moment ago.
-    pub(crate) fn are_many(&self) -> bool {
-        self.len.load(Relaxed) > 1
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().calls.len()
     }
 
     /// Who has called an actor early now waits, if it must; none if it would wait in vain.
@@ -108,7 +103,7 @@ impl Calls {
             call.port = Port::Call(port);
             return Some(Waiting::Later(answer));
         }
-        match self.take(&mut waiting, token)? {
+        match waiting.take(token)? {
             Port::Early(answer) => answer.map(Waiting::Answered),
             Port::Call(_) | Port::Locate(_) => None,
         }
@@ -127,7 +122,7 @@ impl Calls {
 
     /// Answers one, if it still waits.
     pub(crate) fn answer(&self, token: u64, answer: Answer) {
-        let port = self.settle(&mut self.lock(), token, answer);
+        let port = self.lock().settle(token, answer);
         if let Some((port, answer)) = port {
             port.answer(answer);
         }
@@ -140,7 +135,7 @@ impl Calls {
             let mut waiting = self.lock();
             let settled = answers
                 .drain(..)
-                .filter_map(|(token, answer)| self.settle(&mut waiting, token, answer));
+                .filter_map(|(token, answer)| waiting.settle(token, answer));
             ports.extend(settled);
         }
         for (port, answer) in ports {
@@ -148,26 +143,9 @@ impl Calls {
         }
     }
 
-    /// Takes out whom an answer is for, unless that does not wait yet.
-    fn settle(&self, waiting: &mut Open, token: u64, answer: Answer) -> Option<(Port, Answer)> {
-        if let Port::Early(early) = &mut waiting.get_mut(token)?.port {
-            *early = Some(answer);
-            return None;
-        }
-        Some((self.take(waiting, token)?, answer))
-    }
-
-    fn take(&self, waiting: &mut Open, token: u64) -> Option<Port> {
-        waiting.get_mut(token)?;
-        let port = waiting.calls.remove(place_of(token)).port;
-        self.len.store(waiting.calls.len(), Relaxed);
-        Some(port)
-    }
-
     /// Takes out who asked where an actor is.
     pub(crate) fn found(&self, token: u64, found: Option<Located>) {
-        let asked = self.take(&mut self.lock(), token);
-        if let Some(Port::Locate(port)) = asked {
+        if let Some(Port::Locate(port)) = self.lock().take(token) {
             let _ = port.send(Ok(found));
         }
     }
@@ -186,7 +164,6 @@ impl Calls {
             }
             waits
         });
-        self.len.store(waiting.calls.len(), Relaxed);
         late
     }
 
@@ -195,7 +172,6 @@ impl Calls {
         let mut waiting = self.lock();
         waiting.closed = true;
         waiting.calls = Slab::new();
-        self.len.store(0, Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -204,6 +180,20 @@ impl Calls {
 }
 
 impl Open {
+    /// Takes out whom an answer is for, unless that does not wait yet.
+    fn settle(&mut self, token: u64, answer: Answer) -> Option<(Port, Answer)> {
+        if let Port::Early(early) = &mut self.get_mut(token)?.port {
+            *early = Some(answer);
+            return None;
+        }
+        Some((self.take(token)?, answer))
+    }
+
+    fn take(&mut self, token: u64) -> Option<Port> {
+        self.get_mut(token)?;
+        Some(self.calls.remove(place_of(token)).port)
+    }
+
     fn get_mut(&mut self, token: u64) -> Option<&mut Call> {
         let call = self.calls.get_mut(place_of(token))?;
         (u64::from(call.serial) == token >> 32).then_some(call)

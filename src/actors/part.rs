@@ -142,7 +142,7 @@ impl Part {
     /// Lets whoever is about to ask do so first, where more than one client waits: tokio runs whom a client wakes at
     /// once, which would handle the requests one by one.
     pub(crate) async fn let_others_ask(&self) {
-        if self.calls.are_many() {
+        if self.calls.len() > 1 {
             tokio::task::yield_now().await;
         }
     }

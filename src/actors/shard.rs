@@ -320,7 +320,6 @@ impl ShardActor {
         // Whoever is answered in this round was waiting at this moment: an answer that is true now is true for it.
         s.leased = self.part().lease.is_valid_in(s.machine.view());
         let mut ticked = false;
-        s.taken = 0;
         for item in items.drain(..) {
             // After a stall, ticks have piled up; one says it all.
             if matches!(item, Item::Tick) && std::mem::replace(&mut ticked, true) {
@@ -329,7 +328,7 @@ impl ShardActor {
             self.item(myself, s, item);
         }
         s.items = items;
-        self.part().load.taken(s.taken);
+        self.part().load.taken(std::mem::take(&mut s.taken));
         if s.quiet.is_some()
             && !self.part().load.is_queued()
             && s.machine.is_quiet()

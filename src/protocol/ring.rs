@@ -1,7 +1,6 @@
 //! The memory that makes a retry safe: the last requests that changed an actor, each with its reply. It is part of
 //! the state that is backed up, so that it moves with the actor from node to node (invariant I3).
 
-use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -33,30 +32,29 @@ const LONG: u8 = u8::MAX;
 
 /// A ring that is being read.
 #[derive(Deserialize)]
-struct Written<'a> {
+struct Written {
     rolled: bool,
-    #[serde(borrow)]
-    entries: Cow<'a, [u8]>,
+    entries: Bytes,
 }
 
-impl TryFrom<Written<'_>> for Ring {
+impl TryFrom<Written> for Ring {
     type Error = &'static str;
 
     /// A ring of a peer: of whole entries.
-    fn try_from(written: Written<'_>) -> Result<Self, &'static str> {
+    fn try_from(written: Written) -> Result<Self, &'static str> {
         let mut rest = &*written.entries;
         while !rest.is_empty() {
             rest = first_of(rest).ok_or("an entry of the ring is cut off")?.2;
         }
         Ok(Self {
             rolled: written.rolled,
-            entries: written.entries.into_owned(),
+            entries: written.entries.into(),
         })
     }
 }
 
 fn as_bytes<S: serde::Serializer>(entries: &[u8], to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_bytes(entries)
+    Raw(entries).serialize(to)
 }
 
 /// The first entry, and the rest; none if there is none that is whole.

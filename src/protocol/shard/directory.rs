@@ -8,15 +8,10 @@ use super::super::types::{Epoch, Key, NodeId};
 use super::{Answer, Effect, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot};
 
 impl Shard {
-    /// Whether this node answers for `key` as its home.
-    pub fn speaks_for(&self, key: &Key) -> bool {
-        self.has_authority(key)
-    }
-
     /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
     /// that it completed, and in that one, which makes failover immediate for keys whose home did not change; or it has
     /// heard of every member what that has.
-    pub(super) fn has_authority(&self, key: &Key) -> bool {
+    pub fn speaks_for(&self, key: &Key) -> bool {
         self.was_home_throughout(key) || self.has_inquired(key) || self.presumes_authority(key)
     }
 
@@ -59,7 +54,7 @@ impl Shard {
                 },
             });
         }
-        if !self.has_authority(key) {
+        if !self.speaks_for(key) {
             return self.inquire(key, None, out);
         }
         match self.live_owner(key) {
@@ -83,7 +78,7 @@ impl Shard {
             };
             return out.push(Effect::Send { to: from, msg });
         }
-        if !self.has_authority(&key) {
+        if !self.speaks_for(&key) {
             return self.inquire(&key, Some((from, rests)), out);
         }
         match self.slots.get(&key) {
@@ -218,7 +213,7 @@ impl Shard {
 
     /// What the home knows of `key`; none if this node may not say.
     pub(super) fn located(&self, key: &Key) -> Option<Option<Located>> {
-        if !self.has_authority(key) || self.placement.len() < 2 {
+        if !self.speaks_for(key) || self.placement.len() < 2 {
             return None;
         }
         Some(self.slots.get(key).map(|slot| match slot {

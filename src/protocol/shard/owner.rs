@@ -49,8 +49,22 @@ impl Own {
         }
     }
 
-    /// Answers what every keeper has; all of it if `before_ack`.
-    fn settle(&mut self, before_ack: bool, books: &mut Books, out: &mut Vec<Effect>) {
+    /// Answers what every keeper has, if the node may: see [`Shard::may_answer`].
+    fn settle(
+        &mut self,
+        key: &Key,
+        may_answer: Option<bool>,
+        books: &mut Books,
+        lagging: &mut Vec<Key>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(before_ack) = may_answer else {
+            // The next tick looks again: a key with answers is listed.
+            if !self.waiting.is_empty() {
+                self.list(key, lagging);
+            }
+            return;
+        };
         let acked = if before_ack {
             Some(self.ver)
         } else {
@@ -63,13 +77,6 @@ impl Own {
             books.held -= handled.reply.len();
             books.release(&handled.pending);
             finish(handled.pending.origin, Answer::Reply(handled.reply), out);
-        }
-    }
-
-    /// The node may not answer now: the next tick looks again at a key that is listed.
-    fn defer(&mut self, key: &Key, lagging: &mut Vec<Key>) {
-        if !self.waiting.is_empty() {
-            self.list(key, lagging);
         }
     }
 
@@ -409,20 +416,14 @@ impl Shard {
             own.unsettled = false;
             self.healing.unsettled -= 1;
         }
-        match may_answer {
-            Some(before_ack) => own.settle(before_ack, &mut self.books, out),
-            None => own.defer(key, &mut self.lagging),
-        }
+        own.settle(key, may_answer, &mut self.books, &mut self.lagging, out);
     }
 
     /// Answers what every keeper has, if this node may.
     pub(super) fn settle(&mut self, leased: bool, key: &Key, out: &mut Vec<Effect>) {
         let may_answer = self.may_answer(leased);
         if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
-            match may_answer {
-                Some(before_ack) => own.settle(before_ack, &mut self.books, out),
-                None => own.defer(key, &mut self.lagging),
-            }
+            own.settle(key, may_answer, &mut self.books, &mut self.lagging, out);
         }
     }
 
