@@ -161,6 +161,14 @@ pub(crate) enum Read<'a> {
 }
 
 impl Read<'_> {
+    /// Which key it is about.
+    pub(crate) fn key(&self) -> Option<KeyRef<'_>> {
+        match self {
+            Self::Copy(key, _) => Some(*key),
+            Self::Other(msg) => msg.key().map(Key::borrowed),
+        }
+    }
+
     /// The message itself.
     pub(crate) fn into_msg(self) -> Msg {
         match self {

@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
 
 use crate::protocol::shard::{Msg, REQUEST_BYTES};
-use crate::protocol::types::{Epoch, Key, KeyHasher};
+use crate::protocol::types::{Epoch, Key, KeyHasher, KeyRef};
 use crate::wire::{Copies, Taken};
 
 /// After how many ticks a frame is taken for lost.
@@ -256,6 +256,11 @@ impl Outbox {
     /// The next key whose state is to be sent.
     pub(super) fn next_put(&mut self) -> Option<Key> {
         self.puts.pop()
+    }
+
+    /// The next ones that nobody waits for, and some that were taken out.
+    pub(super) fn heals_ahead(&self) -> impl Iterator<Item = KeyRef<'_>> {
+        self.heals.order.iter().map(Key::borrowed)
     }
 
     /// The next one that nobody waits for.

@@ -21,12 +21,12 @@ use tracing::{debug, error, info};
 
 use crate::net::Arrival;
 use crate::protocol::shard::{
-    Answer, Effect, Input, Msg, Progress, REQUEST_BYTES, Ran, Request, Shard,
+    Answer, Effect, Input, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran, Request, Shard,
 };
-use crate::protocol::types::{Epoch, Key, Kind, NodeId};
+use crate::protocol::types::{Epoch, Key, KeyRef, Kind, NodeId};
 use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
-use crate::wire::{self, CallFailure, Copies, Frame, Header, Read, Taken};
+use crate::wire::{self, CallFailure, Copies, Frame, Header, Messages, Read, Taken};
 
 use super::contain::discard;
 use super::hints::Hints;
@@ -123,6 +123,17 @@ pub(crate) enum Item {
     },
     /// This life of the node is over: forget everything, and go on as another.
     Dissolve { me: NodeId, view: View },
+}
+
+impl Item {
+    /// The key of something that there are many of.
+    fn key(&self) -> Option<KeyRef<'_>> {
+        match self {
+            Self::Request { key, .. } => Some(key.borrowed()),
+            Self::Ran { gate, .. } | Self::Served { gate, .. } => Some(gate.key.borrowed()),
+            _ => None,
+        }
+    }
 }
 
 /// The actor.
@@ -320,13 +331,19 @@ impl ShardActor {
         // Whoever is answered in this round was waiting at this moment: an answer that is true now is true for it.
         s.leased = self.part().lease.is_valid_in(s.machine.view());
         let mut ticked = false;
-        for item in items.drain(..) {
-            // After a stall, ticks have piled up; one says it all.
-            if matches!(item, Item::Tick) && std::mem::replace(&mut ticked, true) {
-                continue;
+        let mut rest = items.drain(..);
+        while !rest.as_slice().is_empty() {
+            let near = rest.as_slice().iter().take(PREFETCHED);
+            s.machine.prefetch(near.filter_map(Item::key));
+            for item in rest.by_ref().take(PREFETCHED) {
+                // After a stall, ticks have piled up; one says it all.
+                if matches!(item, Item::Tick) && std::mem::replace(&mut ticked, true) {
+                    continue;
+                }
+                self.item(myself, s, item);
             }
-            self.item(myself, s, item);
         }
+        drop(rest);
         s.items = items;
         self.part().load.taken(std::mem::take(&mut s.taken));
         if s.quiet.is_some()
@@ -714,38 +731,57 @@ impl ShardActor {
                 Copies::Kept { .. } | Copies::Void => {}
             }
         }
-        let (mut place, mut but) = (0, Vec::new());
-        let mut whole = true;
-        for read in messages {
-            let msg = match read {
-                Ok(Read::Copy(key, copied)) if same_epoch => {
-                    if !s.machine.keep(from, key, copied, &mut s.effects) {
-                        but.push(place);
-                    }
-                    place += 1;
-                    if !s.effects.is_empty() {
-                        self.carry_out(myself, s);
-                    }
-                    continue;
-                }
-                Ok(read) => read.into_msg(),
-                Err(error) => {
-                    self.shared.malformed(from, &error);
-                    whole = false;
-                    break;
-                }
+        let (number, epoch) = (header.number, header.epoch);
+        let whole = self.messages(myself, s, from, epoch, messages);
+        if number > 0 {
+            let copies = match whole {
+                Some(but) if same_epoch => Copies::Kept { but },
+                Some(_) | None => Copies::Void,
             };
-            let (from, epoch) = (from.clone(), header.epoch);
-            self.step(myself, s, Input::Message { from, epoch, msg });
-        }
-        if header.number > 0 {
-            let copies = if same_epoch && whole {
-                Copies::Kept { but }
-            } else {
-                Copies::Void
-            };
-            let number = header.number;
             outbox_of(&mut s.outboxes, from).take_in(Taken { number, copies });
+        }
+    }
+
+    /// Takes in the messages of a frame: which of its copies were not kept, or none if its end cannot be read.
+    fn messages(
+        &self,
+        myself: &ActorRef<Wake>,
+        s: &mut State,
+        from: &NodeId,
+        epoch: Epoch,
+        mut messages: Messages<'_>,
+    ) -> Option<Vec<u32>> {
+        let same_epoch = epoch == s.machine.epoch();
+        let (mut place, mut but) = (0, Vec::new());
+        let mut near = Vec::new();
+        loop {
+            near.extend(messages.by_ref().take(PREFETCHED));
+            if near.is_empty() {
+                return Some(but);
+            }
+            let readable = near.iter().filter_map(|read| read.as_ref().ok());
+            s.machine.prefetch(readable.filter_map(Read::key));
+            for read in near.drain(..) {
+                let msg = match read {
+                    Ok(Read::Copy(key, copied)) if same_epoch => {
+                        if !s.machine.keep(from, key, copied, &mut s.effects) {
+                            but.push(place);
+                        }
+                        place += 1;
+                        if !s.effects.is_empty() {
+                            self.carry_out(myself, s);
+                        }
+                        continue;
+                    }
+                    Ok(read) => read.into_msg(),
+                    Err(error) => {
+                        self.shared.malformed(from, &error);
+                        return None;
+                    }
+                };
+                let from = from.clone();
+                self.step(myself, s, Input::Message { from, epoch, msg });
+            }
         }
     }
 
@@ -803,6 +839,7 @@ impl ShardActor {
                     } else {
                         HEALS_ALONE
                     };
+                    machine.prefetch(outbox.heals_ahead().take(heals));
                     let more = std::iter::from_fn(|| outbox.next_heal()).take(heals);
                     for key in more {
                         copy(&mut frame, key);

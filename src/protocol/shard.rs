@@ -23,6 +23,7 @@ mod inquiry;
 mod inspect;
 mod keeper;
 mod owner;
+mod prefetch;
 mod queue;
 mod rest;
 mod sweep;
@@ -50,6 +51,7 @@ pub use held::REQUEST_BYTES;
 use index::Index;
 use inquiry::Inquiry;
 pub use owner::key_max;
+pub use prefetch::PREFETCHED;
 use queue::Queue;
 use sweep::{Stamp, Sweep};
 
@@ -259,7 +261,7 @@ pub enum Report {
 
 impl Msg {
     /// Which key it is about.
-    fn key(&self) -> Option<&Key> {
+    pub fn key(&self) -> Option<&Key> {
         match self {
             Self::Claim { key, .. }
             | Self::OwnerIs { key, .. }
@@ -990,19 +992,22 @@ impl Shard {
 
     /// A member kept these copies of the installed epoch, each a key, whether it is a Hold, its generation and version: as
     /// so many acknowledgements.
-    pub fn kept<'a>(
+    pub fn kept(
         &mut self,
         leased: bool,
         from: &NodeId,
-        copies: impl IntoIterator<Item = &'a (Key, (bool, Epoch, u64))>,
+        copies: &[(Key, (bool, Epoch, u64))],
         out: &mut Vec<Effect>,
     ) {
-        for (key, (is_hold, gen_, ver)) in copies {
-            self.touch(key, out);
-            if *is_hold {
-                self.hold_ack(from, key, *gen_, *ver);
-            } else {
-                self.put_ack(leased, from, key, *gen_, *ver, out);
+        for copies in copies.chunks(PREFETCHED) {
+            self.prefetch(copies.iter().map(|(key, _)| key.borrowed()));
+            for (key, (is_hold, gen_, ver)) in copies {
+                self.touch(key, out);
+                if *is_hold {
+                    self.hold_ack(from, key, *gen_, *ver);
+                } else {
+                    self.put_ack(leased, from, key, *gen_, *ver, out);
+                }
             }
         }
         self.follow_up(out);

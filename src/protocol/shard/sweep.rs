@@ -5,7 +5,7 @@
 
 use super::super::defect::Defect;
 use super::super::types::{Key, KeyRef};
-use super::{Effect, Rec, Shard, Slot};
+use super::{Effect, PREFETCHED, Rec, Shard, Slot};
 
 /// How many places are looked at at once.
 const SWEPT_AT_ONCE: usize = 512;
@@ -97,7 +97,12 @@ impl Shard {
         }
         let mut slots = std::mem::take(&mut self.slots);
         let mut rest = Vec::new();
-        for _ in 0..self.sweep.at_once {
+        for ahead in 0..self.sweep.at_once {
+            if ahead % PREFETCHED == 0 {
+                let next = self.sweep.next..self.sweep.next + PREFETCHED;
+                let next = next.filter_map(|place| slots.at(place));
+                next.for_each(Slot::prefetch);
+            }
             if self.sweep.stale == 0 {
                 break;
             }

@@ -19,7 +19,11 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn get(&self, key: &Key) -> Option<&Slot> {
-        let found = self.entries.find(key.hash(), |entry| entry.0 == *key);
+        self.find(key.borrowed())
+    }
+
+    pub(super) fn find(&self, key: KeyRef<'_>) -> Option<&Slot> {
+        let found = self.entries.find(key.hash(), |entry| key.is(&entry.0));
         found.map(|entry| &entry.1)
     }
 
@@ -61,7 +65,12 @@ impl Table {
         self.entries.num_buckets()
     }
 
-    /// What is in one of these places, if anything is. Only when the table grows, or is cleaned up, does it move.
+    /// What is in one of these places, if anything is.
+    pub(super) fn at(&self, place: usize) -> Option<&Slot> {
+        self.entries.get_bucket(place).map(|entry| &entry.1)
+    }
+
+    /// The same, with its key. Only when the table grows, or is cleaned up, does it move.
     pub(super) fn at_mut(&mut self, place: usize) -> Option<(&Key, &mut Slot)> {
         let (key, slot) = &mut **self.entries.get_bucket_mut(place)?;
         Some((key, slot))
