@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 
-use bytes::Bytes;
+use crate::protocol::blob::Blob;
 use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -297,9 +297,9 @@ thread_local! {
 const SCRATCH_MAX: usize = 64 * 1024;
 
 /// Encodes a value of a server type, within [`VALUE_BYTES_MAX`].
-pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, String> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Blob, String> {
     // What waits is counted by its length: no room beside it.
-    with_encoded(value, Bytes::copy_from_slice)
+    with_encoded(value, |bytes| Blob::from(bytes))
 }
 
 /// Encodes a value of a server type, within [`VALUE_BYTES_MAX`], for a moment.
@@ -348,7 +348,7 @@ mod tests {
     }
 
     fn messages() -> Vec<Msg> {
-        let data = Bytes::from_static(b"state");
+        let data = Blob::from(b"state");
         let id = Some(RequestId(1 << 100));
         vec![
             Msg::Claim {
@@ -387,7 +387,7 @@ mod tests {
                 report: Report::Copy {
                     gen_: Epoch(2),
                     ver: 1,
-                    data: Bytes::from_static(b"copy"),
+                    data: Blob::from(b"copy"),
                 },
             },
         ]
@@ -444,7 +444,7 @@ mod tests {
             key: key("b"),
             gen_: Epoch(1),
             ver: 1,
-            data: Bytes::new(),
+            data: Blob::EMPTY,
         });
         let mut bytes = frame.finish(header());
         bytes.pop();

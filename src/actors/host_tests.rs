@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use crate::protocol::blob::Blob;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 
@@ -89,7 +89,7 @@ impl Bench {
         let gate = Arc::new(Gate::new(key, Epoch(1), Arc::clone(&self.part)));
         let start = Start {
             gate: Arc::clone(&gate),
-            data: Bytes::new(),
+            data: Blob::EMPTY,
             ver: 0,
             node: NodeName::new("a@h"),
         };

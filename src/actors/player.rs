@@ -8,9 +8,10 @@ use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use crate::protocol::blob::Blob;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus};
 use ractor_cluster::RactorMessage;
+use smallvec::SmallVec;
 use tracing::warn;
 
 use crate::error::Crash;
@@ -26,6 +27,9 @@ use super::contain::contained;
 use super::host::{Guest, Host};
 use super::part::{Direct, Gate};
 use super::shard::Item;
+
+/// How long the encoding of a state may be that is in its player itself.
+const LAST_INLINE: usize = 16;
 
 /// A request for a player; local to the node, so that its actor is not advertised to peers.
 #[derive(RactorMessage, Debug)]
@@ -90,7 +94,7 @@ pub(crate) struct Start {
     /// What it shares with its part: the key, where outcomes go, and who waits for them.
     pub(crate) gate: Arc<Gate>,
     /// Its state; empty for a new one.
-    pub(crate) data: Bytes,
+    pub(crate) data: Blob,
     /// The version of that.
     pub(crate) ver: u64,
     /// This node, for reports.
@@ -160,7 +164,7 @@ pub(super) struct Player<G: GenServer> {
 
 enum Life<S> {
     /// Nobody has asked yet, so that a panic in `init` will have a caller to report to: the backup and its version.
-    Unborn(Bytes, u64),
+    Unborn(Blob, u64),
     Live(Live<S>),
 }
 
@@ -168,8 +172,8 @@ enum Life<S> {
 struct Live<S> {
     ring: Ring,
     state: S,
-    /// The encoding of `state` as last handed over.
-    last: Vec<u8>,
+    /// The encoding of `state` as last handed over; that of many is short.
+    last: SmallVec<[u8; LAST_INLINE]>,
     /// The version of that, as the part will count it.
     ver: u64,
 }
@@ -302,7 +306,7 @@ impl<G: GenServer> Player<G> {
         };
         if let Some(reply) = request.id.as_ref().and_then(|id| live.ring.lookup(id)) {
             return Ran::Done {
-                reply: Bytes::copy_from_slice(reply),
+                reply: Blob::from(reply),
                 data: None,
             };
         }
@@ -323,7 +327,7 @@ impl<G: GenServer> Player<G> {
         let changed = carried(
             "state",
             wire::with_encoded(&live.state, |state| {
-                let changed = state != last;
+                let changed = state != &last[..];
                 if changed {
                     last.clear();
                     last.extend_from_slice(state);
@@ -357,7 +361,7 @@ fn revive<G: GenServer>(server: &G, name: &str, data: &[u8], ver: u64) -> Live<G
         return Live {
             ring: Ring::default(),
             state: server.init(name),
-            last: Vec::new(),
+            last: SmallVec::new(),
             ver,
         };
     }
@@ -367,7 +371,7 @@ fn revive<G: GenServer>(server: &G, name: &str, data: &[u8], ver: u64) -> Live<G
         Ok((state, snapshot)) => Live {
             ring: snapshot.ring,
             state,
-            last: snapshot.state.to_vec(),
+            last: SmallVec::from_slice(&snapshot.state),
             ver,
         },
         Err(reason) => panic!("the backup of '{name}' cannot be read: {reason}"),
@@ -375,7 +379,7 @@ fn revive<G: GenServer>(server: &G, name: &str, data: &[u8], ver: u64) -> Live<G
 }
 
 /// Encodes what must have an encoding.
-fn encoded<T: serde::Serialize>(value: &T, what: &str) -> Bytes {
+fn encoded<T: serde::Serialize>(value: &T, what: &str) -> Blob {
     carried(what, wire::encode(value))
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use crate::protocol::blob::Blob;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
@@ -70,7 +70,7 @@ const HEALS_MAX: usize = 1_024;
 const HISTORIES_MAX: usize = 4_096;
 
 /// An actor on this node: key, state, version, keepers.
-pub(crate) type Local = (Key, Bytes, u64, Vec<NodeId>);
+pub(crate) type Local = (Key, Blob, u64, Vec<NodeId>);
 
 /// What reaches a part.
 pub(crate) enum Item {
@@ -591,7 +591,7 @@ impl ShardActor {
         }
     }
 
-    fn start(&self, myself: &ActorRef<Wake>, s: &mut State, key: Key, gen_: Epoch, data: Bytes) {
+    fn start(&self, myself: &ActorRef<Wake>, s: &mut State, key: Key, gen_: Epoch, data: Blob) {
         let gate = Arc::new(Gate::new(key.clone(), gen_, Arc::clone(self.part())));
         let start = Start {
             gate: Arc::clone(&gate),

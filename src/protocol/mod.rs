@@ -74,6 +74,7 @@
 //!   void. The argument is in `shard/rest.rs`.
 
 pub mod agreement;
+pub mod blob;
 #[doc(hidden)]
 pub mod defect;
 pub mod lease;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use super::blob::Blob;
 use serde::{Deserialize, Serialize};
 
 use super::types::RequestId;
@@ -34,7 +34,7 @@ const LONG: u8 = u8::MAX;
 #[derive(Deserialize)]
 struct Written {
     rolled: bool,
-    entries: Bytes,
+    entries: Blob,
 }
 
 impl TryFrom<Written> for Ring {
@@ -48,7 +48,7 @@ impl TryFrom<Written> for Ring {
         }
         Ok(Self {
             rolled: written.rolled,
-            entries: written.entries.into(),
+            entries: written.entries.to_vec(),
         })
     }
 }
@@ -154,7 +154,7 @@ pub struct Snapshot {
     /// The requests that it contains, as far as they are remembered.
     pub ring: Ring,
     /// The state, as the layer above encodes it.
-    pub state: Bytes,
+    pub state: Blob,
 }
 
 /// A [`Snapshot`] to be written, of what others have.
@@ -166,7 +166,7 @@ pub struct SnapshotRef<'a> {
     pub state: Raw<'a>,
 }
 
-/// Bytes that are written as [`Bytes`] are.
+/// Bytes that are written as [`Blob`] are.
 #[derive(Clone, Copy, Debug)]
 pub struct Raw<'a>(pub &'a [u8]);
 
@@ -262,7 +262,7 @@ mod tests {
     fn a_snapshot_survives_its_encoding() {
         let snapshot = Snapshot {
             ring: filled(RING_LEN),
-            state: Bytes::from_static(b"state"),
+            state: Blob::from(b"state"),
         };
         let bytes = postcard::to_stdvec(&snapshot).expect("it encodes");
         let of_parts = SnapshotRef {

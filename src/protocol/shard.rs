@@ -34,8 +34,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use super::blob::Blob;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::defect::{Defect, Planted};
 use super::placement::Placement;
@@ -80,7 +81,7 @@ pub struct Request {
     /// Recognises a retry; a forwarded request always has one.
     pub id: Option<RequestId>,
     /// The call, as the layer above encodes it.
-    pub payload: Bytes,
+    pub payload: Blob,
     /// It was sent or handled before: whoever cannot tell whether it was carried out must not carry it out.
     pub again: bool,
 }
@@ -89,9 +90,9 @@ pub struct Request {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// It was carried out, and what it changed is backed up.
-    Reply(Bytes),
+    Reply(Blob),
     /// It was not carried out; the reason, as the layer above encodes it (a crash, an unknown type).
-    Failed(Bytes),
+    Failed(Blob),
     /// Not carried out: too many requests wait.
     Overloaded,
     /// Not carried out: the node leaves.
@@ -148,7 +149,7 @@ pub enum Msg {
         /// The version of the state.
         ver: u64,
         /// The state; empty if there never was one.
-        data: Bytes,
+        data: Blob,
         /// The number in the claim that this answers.
         rests: u64,
     },
@@ -161,7 +162,7 @@ pub enum Msg {
         /// The version.
         ver: u64,
         /// The state.
-        data: Bytes,
+        data: Blob,
     },
     /// The keeper has that version, or a later one of the same generation.
     PutAck {
@@ -181,7 +182,7 @@ pub enum Msg {
         /// The version.
         ver: u64,
         /// The state.
-        data: Bytes,
+        data: Blob,
     },
     /// That copy, or a later one, is in place.
     HoldAck {
@@ -253,7 +254,7 @@ pub enum Report {
         /// The version.
         ver: u64,
         /// The state.
-        data: Bytes,
+        data: Blob,
     },
     /// Nothing, or a copy whose owner answers for itself.
     Nothing,
@@ -285,12 +286,12 @@ pub enum Ran {
     /// Handled; `data` is the new state, none if it did not change.
     Done {
         /// What the client gets.
-        reply: Bytes,
+        reply: Blob,
         /// The state to back up.
-        data: Option<Bytes>,
+        data: Option<Blob>,
     },
     /// Not handled, the state is that of before; the reason goes to the client.
-    Failed(Bytes),
+    Failed(Blob),
     /// Not handled: it was tried before, and whether that succeeded is forgotten.
     Unknown,
 }
@@ -447,7 +448,7 @@ pub enum Effect {
         /// The generation, which names this actor towards the part.
         gen_: Epoch,
         /// The state.
-        data: Bytes,
+        data: Blob,
     },
     /// Give the actor that request, after those before.
     Run {
@@ -510,7 +511,7 @@ struct Pending {
 struct Handled {
     ver: u64,
     pending: Pending,
-    reply: Bytes,
+    reply: Blob,
 }
 
 /// A key that this node owns.
@@ -518,9 +519,9 @@ struct Handled {
 struct Own {
     gen_: Epoch,
     ver: u64,
-    data: Bytes,
-    /// The current keepers, each with the highest version of this generation that it acknowledged.
-    keepers: Vec<(NodeId, Option<u64>)>,
+    data: Blob,
+    /// The current keepers, each with the highest version of this generation that it acknowledged; mostly there is one.
+    keepers: SmallVec<[(NodeId, Option<u64>); 1]>,
     /// Keepers must have this version before this node is done with the epoch's sync.
     sync_ver: u64,
     /// Given to the actor, in order, and not handled yet.
@@ -760,7 +761,7 @@ impl Shard {
     }
 
     /// The keys that this node owns: key, state, version and keepers.
-    pub fn owned(&self) -> impl Iterator<Item = (&Key, &Bytes, u64, Vec<&NodeId>)> {
+    pub fn owned(&self) -> impl Iterator<Item = (&Key, &Blob, u64, Vec<&NodeId>)> {
         self.slots.iter().filter_map(|(key, slot)| match slot {
             Slot::Own(own) => Some((
                 key,
@@ -792,7 +793,7 @@ impl Shard {
     }
 
     /// The state of `key` if this node owns it: generation, version, state.
-    pub fn owned_state(&self, key: &Key) -> Option<(Epoch, u64, &Bytes)> {
+    pub fn owned_state(&self, key: &Key) -> Option<(Epoch, u64, &Blob)> {
         self.own(key).map(|own| (own.gen_, own.ver, &own.data))
     }
 

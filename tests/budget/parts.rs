@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use statekeeper::protocol::blob::Blob;
 use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Ran, Request, Shard};
 use statekeeper::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId};
 use statekeeper::protocol::view::View;
@@ -58,7 +58,7 @@ pub(crate) fn run(rewards: u64) -> Res<()> {
     for token in 0..rewards {
         let request = Request {
             id: None,
-            payload: Bytes::from_static(&[0, 2]),
+            payload: Blob::from(&[0, 2]),
             again: false,
         };
         let input = Input::Request {
@@ -114,8 +114,8 @@ impl Pair {
             Effect::Run { key, gen_, .. } => {
                 self.points += 1;
                 let ran = Ran::Done {
-                    reply: Bytes::copy_from_slice(&[1]),
-                    data: Some(Bytes::copy_from_slice(&self.points.to_le_bytes())),
+                    reply: Blob::from(&[1]),
+                    data: Some(Blob::from(&self.points.to_le_bytes())),
                 };
                 self.step(at, Input::Ran { key, gen_, ran })
             }

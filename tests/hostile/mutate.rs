@@ -1,8 +1,8 @@
 //! From what nodes of ours send to what they never do: cut, flipped, stale, foreign, impossible, made up.
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use statekeeper::protocol::blob::Blob;
 use statekeeper::protocol::shard::{Answer, Located, Msg, Report, Request};
 use statekeeper::protocol::types::{Epoch, Key, Kind, NodeId, RequestId};
 
@@ -78,13 +78,13 @@ fn some_key(dice: &mut Dice, keys: &[Key]) -> Key {
     dice.pick(keys).expect("there are keys")
 }
 
-fn some_data(dice: &mut Dice) -> Bytes {
+fn some_data(dice: &mut Dice) -> Blob {
     let length = match dice.between(0, 10) {
         0 => 1 << 20,
         1..4 => 0,
         _ => dice.between(0, 2_000) as usize,
     };
-    Bytes::from(vec![dice.roll() as u8; length])
+    Blob::from(vec![dice.roll() as u8; length])
 }
 
 /// Changes one part of a message.

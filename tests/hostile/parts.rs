@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use statekeeper::protocol::blob::Blob;
 use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Ran, Request, Shard};
 use statekeeper::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
 use statekeeper::protocol::view::View;
@@ -201,7 +201,7 @@ impl World {
         let id = self.dice.percent(50).then(|| RequestId(u128::from(token)));
         let request = Request {
             id,
-            payload: Bytes::from(vec![7; length]),
+            payload: Blob::from(vec![7; length]),
             again: false,
         };
         self.nodes[n].open.insert(token, key.clone());
@@ -259,15 +259,15 @@ impl World {
         let gen_ = *gen_;
         given.pop_front();
         let ran = match self.dice.between(0, 10) {
-            0 => Ran::Failed(Bytes::from_static(b"crash")),
+            0 => Ran::Failed(Blob::from(b"crash")),
             1 => Ran::Unknown,
             2..5 => Ran::Done {
-                reply: Bytes::from(vec![1; 8_000]),
+                reply: Blob::from(vec![1; 8_000]),
                 data: None,
             },
             _ => Ran::Done {
-                reply: Bytes::from_static(b"5"),
-                data: Some(Bytes::from(vec![2; 100])),
+                reply: Blob::from(b"5"),
+                data: Some(Blob::from(vec![2; 100])),
             },
         };
         self.step(n, Input::Ran { key, gen_, ran });

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use bytes::Bytes;
+use statekeeper::protocol::blob::Blob;
 use statekeeper::protocol::placement::Placement;
 use statekeeper::protocol::shard::{Answer, Msg, Report, Request};
 use statekeeper::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
@@ -155,9 +155,9 @@ impl Val {
         (0..8).any(|op| self.count(op) > 1)
     }
 
-    pub fn encode(self) -> Bytes {
+    pub fn encode(self) -> Blob {
         let at = usize::from(self.0) * 2;
-        Bytes::from_static(&ENCODED[at..at + 2])
+        Blob::from(&ENCODED[at..at + 2])
     }
 
     /// The inverse of [`Val::encode`]; a new actor's state is empty.
@@ -174,7 +174,7 @@ pub fn request(op: u8, again: bool) -> Request {
     const OPS: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7];
     Request {
         id: Some(RequestId(u128::from(op))),
-        payload: Bytes::from_static(&OPS[usize::from(op)..][..1]),
+        payload: Blob::from(&OPS[usize::from(op)..][..1]),
         again,
     }
 }
@@ -184,13 +184,13 @@ pub fn op_of(request: &Request) -> u8 {
 }
 
 /// What the actor answers: which operation, and the state that it left.
-pub fn encode_reply(op: u8, val: Val) -> Bytes {
+pub fn encode_reply(op: u8, val: Val) -> Blob {
     let [low, high] = val.0.to_le_bytes();
-    Bytes::copy_from_slice(&[op, low, high])
+    Blob::from(&[op, low, high])
 }
 
 /// The inverse of [`encode_reply`].
-pub fn decode_reply(reply: &Bytes) -> (u8, Val) {
+pub fn decode_reply(reply: &Blob) -> (u8, Val) {
     match **reply {
         [op, low, high] => (op, Val(u16::from_le_bytes([low, high]))),
         _ => panic!("not a reply of the model: {reply:?}"),
@@ -338,7 +338,7 @@ impl Content {
         let key = KEY.clone();
         let data = |val: Val| {
             if val == Val::default() {
-                Bytes::new()
+                Blob::EMPTY
             } else {
                 val.encode()
             }

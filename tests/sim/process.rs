@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use statekeeper::protocol::SHARDS;
+use statekeeper::protocol::blob::Blob;
 use statekeeper::protocol::members::{Members, Timings};
 use statekeeper::protocol::ring::{Ring, Snapshot};
 use statekeeper::protocol::shard::{Ran, Request, Shard};
@@ -85,7 +85,7 @@ pub struct Counted {
     pub log: Vec<OpId>,
 }
 
-pub fn encode<T: Serialize>(value: &T) -> Bytes {
+pub fn encode<T: Serialize>(value: &T) -> Blob {
     postcard::to_stdvec(value).expect("it encodes").into()
 }
 
@@ -109,7 +109,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    pub fn start(gen_: Epoch, instance: u64, data: &Bytes, ver: u64) -> Self {
+    pub fn start(gen_: Epoch, instance: u64, data: &Blob, ver: u64) -> Self {
         let snapshot: Snapshot = if data.is_empty() {
             Snapshot::default()
         } else {
@@ -144,7 +144,7 @@ impl Actor {
     fn handle(&mut self, request: &Request) -> Option<Ran> {
         if let Some(reply) = request.id.as_ref().and_then(|id| self.ring.lookup(id)) {
             return Some(Ran::Done {
-                reply: Bytes::copy_from_slice(reply),
+                reply: Blob::from(reply),
                 data: None,
             });
         }
@@ -158,7 +158,7 @@ impl Actor {
             fails,
         } = decode(&request.payload);
         if fails {
-            return Some(Ran::Failed(Bytes::new()));
+            return Some(Ran::Failed(Blob::EMPTY));
         }
         if !is_read {
             self.log.push(op);

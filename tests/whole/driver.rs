@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use statekeeper::protocol::blob::Blob;
 use statekeeper::protocol::members::{self, Members, Status};
 use statekeeper::protocol::shard::{self, Progress, Ran, Request, Shard};
 use statekeeper::protocol::types::{ClusterId, Epoch, Member, NodeId, RequestId};
@@ -304,7 +304,7 @@ impl Cfg {
         }
         let request = Request {
             id: Some(RequestId(op.into())),
-            payload: Bytes::copy_from_slice(&[op]),
+            payload: Blob::from(&[op]),
             again,
         };
         self.part(

@@ -1,7 +1,7 @@
 //! The directory: the home of a key knows its owner, because it is the owner or its first keeper. 'Nobody owns
 //! it' and every grant need authority, which only a complete barrier gives.
 
-use bytes::Bytes;
+use super::super::blob::Blob;
 
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
@@ -139,7 +139,7 @@ impl Shard {
         key: Key,
         gen_: Epoch,
         ver: u64,
-        data: Bytes,
+        data: Blob,
         rests: u64,
         out: &mut Vec<Effect>,
     ) {
@@ -167,10 +167,10 @@ impl Shard {
         confirmed || !self.planted.has(Defect::RegrantUnconfirmed)
     }
 
-    fn state_to_grant(&self, key: &Key) -> (u64, Bytes) {
+    fn state_to_grant(&self, key: &Key) -> (u64, Blob) {
         match self.slots.get(key) {
-            Some(Slot::Rec(rec)) => (rec.ver, Bytes::copy_from_slice(&rec.data)),
-            Some(Slot::Own(_)) | None => (0, Bytes::new()),
+            Some(Slot::Rec(rec)) => (rec.ver, Blob::from(&*rec.data)),
+            Some(Slot::Own(_)) | None => (0, Blob::EMPTY),
         }
     }
 

@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
 use super::super::types::{Epoch, Key, NodeId};
 use super::index::Index;
 use super::{
@@ -58,7 +56,7 @@ impl Ran {
     /// What it costs to let it wait, in bytes.
     pub fn weight(&self) -> usize {
         let bytes = match self {
-            Self::Done { reply, data } => reply.len() + data.as_ref().map_or(0, Bytes::len),
+            Self::Done { reply, data } => reply.len() + data.as_ref().map_or(0, |d| d.len()),
             Self::Failed(reason) => reason.len(),
             Self::Unknown => 0,
         };

@@ -26,7 +26,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use super::super::blob::Blob;
 
 use super::super::defect::Defect;
 use super::super::types::{Key, NodeId};
@@ -80,7 +80,7 @@ impl Shard {
             Some(Slot::Rec(rec)) if !self.is_settled(rec) => Report::Copy {
                 gen_: rec.gen_,
                 ver: rec.ver,
-                data: Bytes::copy_from_slice(&rec.data),
+                data: Blob::from(&*rec.data),
             },
             Some(Slot::Rec(_)) | None => Report::Nothing,
         };

@@ -1,6 +1,6 @@
 //! The keeper's side: it stores what owners put, and passes copies without an owner to where they belong.
 
-use bytes::Bytes;
+use super::super::blob::Blob;
 
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, KeyRef, NodeId};
@@ -108,7 +108,7 @@ impl Shard {
         key: Key,
         gen_: Epoch,
         ver: u64,
-        data: Bytes,
+        data: Blob,
         out: &mut Vec<Effect>,
     ) {
         if self.merge(&from, &key, gen_, ver, &data, out) {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use super::super::blob::Blob;
 
 use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId, RequestId};
@@ -241,7 +241,7 @@ impl Shard {
         key: &Key,
         gen_: Epoch,
         ver: u64,
-        data: Bytes,
+        data: Blob,
         out: &mut Vec<Effect>,
     ) {
         let keepers = self.placement.keepers(key, &self.me, self.backups);

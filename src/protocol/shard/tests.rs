@@ -5,7 +5,7 @@ mod sweep;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use super::super::blob::Blob;
 
 use super::super::placement::Placement;
 use super::super::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
@@ -54,14 +54,14 @@ fn ranked(names: &[&str]) -> Key {
         .expect("some key has any order")
 }
 
-fn data(text: &'static str) -> Bytes {
-    Bytes::from_static(text.as_bytes())
+fn data(text: &'static str) -> Blob {
+    Blob::from(text.as_bytes())
 }
 
 fn request(n: u128) -> Request {
     Request {
         id: Some(RequestId(n)),
-        payload: Bytes::new(),
+        payload: Blob::EMPTY,
         again: false,
     }
 }
@@ -263,7 +263,7 @@ fn runs(effects: &[Effect]) -> usize {
         .count()
 }
 
-fn starts(effects: &[Effect]) -> Vec<&Bytes> {
+fn starts(effects: &[Effect]) -> Vec<&Blob> {
     effects
         .iter()
         .filter_map(|effect| match effect {
@@ -285,7 +285,7 @@ fn grants(effects: &[Effect]) -> usize {
 fn a_home_with_authority_owns_what_nobody_owns() {
     let mut part = Part::of("a@h");
     let effects = part.ask(1, request(1));
-    assert_eq!(starts(&effects), [&Bytes::new()]);
+    assert_eq!(starts(&effects), [&Blob::EMPTY]);
     assert_eq!(puts(&effects), ["b@h"]);
     assert_eq!(runs(&effects), 1);
 }
@@ -398,7 +398,7 @@ fn a_second_grant_changes_nothing() {
         key: part.key.clone(),
         gen_: Epoch(1),
         ver: 0,
-        data: Bytes::new(),
+        data: Blob::EMPTY,
         rests: 0,
     };
     part.ask(1, request(1));
@@ -600,7 +600,7 @@ fn a_failed_request_is_answered_at_once_and_changes_nothing() {
     assert_eq!(answers(&effects), [(1, Answer::Failed(data("no")))]);
     assert_eq!(
         part.shard.owned_state(&part.key),
-        Some((Epoch(1), 0, &Bytes::new()))
+        Some((Epoch(1), 0, &Blob::EMPTY))
     );
 }
 
@@ -757,7 +757,7 @@ fn a_joiner_has_no_authority_before_its_first_barrier() {
     let granted = starts(&effects) == [&data("7")]
         || sent_to("c@h", &effects)
             .iter()
-            .any(|msg| matches!(msg, Msg::Grant { ver: 7, data, .. } if data == "7"));
+            .any(|msg| matches!(msg, Msg::Grant { ver: 7, data, .. } if **data == *b"7"));
     assert!(granted, "{effects:?}");
 }
 
@@ -960,7 +960,7 @@ fn what_a_leaver_applied_without_an_id_is_unknown() {
         1,
         Request {
             id: None,
-            payload: Bytes::new(),
+            payload: Blob::EMPTY,
             again: false,
         },
     );
@@ -1188,7 +1188,7 @@ fn a_client_that_gives_up_is_forgotten_if_nothing_has_started() {
             key,
             gen_: Epoch(1),
             ver: 0,
-            data: Bytes::new(),
+            data: Blob::EMPTY,
             rests: 0,
         },
     );

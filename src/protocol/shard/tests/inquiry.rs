@@ -122,7 +122,7 @@ fn a_member_reports_what_it_has_unless_a_live_owner_does() {
         key: owner.key.clone(),
         gen_: Epoch(1),
         ver: 0,
-        data: Bytes::new(),
+        data: Blob::EMPTY,
         rests: 0,
     };
     owner.hear("a@h", grant);
