@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::blob::Blob;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
@@ -753,7 +754,7 @@ impl ShardActor {
     ) -> Option<Vec<u32>> {
         let same_epoch = epoch == s.machine.epoch();
         let (mut place, mut but) = (0, Vec::new());
-        let mut near = Vec::new();
+        let mut near = SmallVec::<[_; PREFETCHED]>::new();
         loop {
             near.extend(messages.by_ref().take(PREFETCHED));
             if near.is_empty() {
