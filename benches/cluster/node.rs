@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorRef};
+use smol_str::SmolStr;
 use statekeeper::config::Config;
 use statekeeper::{GenServer, Node};
 
@@ -28,7 +29,8 @@ struct Bench {
 }
 
 struct Players {
-    keys: Vec<String>,
+    /// Close together: clients have the names of their players at hand.
+    keys: Vec<SmolStr>,
     /// How many rewards of 1 each of them got.
     given: Vec<AtomicU64>,
 }
@@ -36,7 +38,9 @@ struct Players {
 impl Players {
     fn new(kind: &str) -> Self {
         Self {
-            keys: (0..PLAYERS).map(|number| name(kind, number)).collect(),
+            keys: (0..PLAYERS)
+                .map(|number| name(kind, number).into())
+                .collect(),
             given: (0..PLAYERS).map(|_| AtomicU64::new(0)).collect(),
         }
     }

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::io::BufRead;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use super::{Failed, Res};
 pub(crate) const PLAYERS: usize = 10_000;
 /// How long the clients ask before it counts.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// More than there are threads.
 const HISTOGRAMS: usize = 16;
 /// The longest latency that is told from a longer one.
 const LATENCY_MAX_US: u64 = 60_000_000;
@@ -134,11 +135,18 @@ const WARMING: u8 = 1;
 const COUNTING: u8 = 2;
 const OVER: u8 = 3;
 
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// The number of this thread among those that clients run on.
+    static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// What the clients share: where in the measurement they are, and what they measured.
 struct Clock {
     phase: AtomicU8,
     go: Notify,
-    /// Few, since each takes 140 KiB, which thousands of clients would spend the measured time on.
+    /// One for each thread, since one for each client, of 140 KiB, is what the clients would spend the measured time on.
     latencies: Vec<Mutex<Histogram<u64>>>,
 }
 
@@ -182,7 +190,6 @@ impl Clock {
 /// One client; how many of its answers came before or after the measured time.
 async fn one(client: usize, clock: Arc<Clock>, give: Arc<impl Give>) -> Res<u64> {
     let mut dice = SmallRng::seed_from_u64(client as u64);
-    let latency = &clock.latencies[client % HISTOGRAMS];
     let mut uncounted = 0;
     clock.started().await;
     let mut asked = Instant::now();
@@ -191,6 +198,7 @@ async fn one(client: usize, clock: Arc<Clock>, give: Arc<impl Give>) -> Res<u64>
         let answered = Instant::now();
         if clock.phase() == COUNTING {
             let us = u64::try_from((answered - asked).as_micros()).unwrap_or(u64::MAX);
+            let latency = &clock.latencies[THREAD.with(|thread| *thread) % HISTOGRAMS];
             let mut latency = latency.lock().expect("no client panicked");
             latency.saturating_record(us.max(1));
         } else {

@@ -253,7 +253,17 @@ impl Outbox {
         Some(msg)
     }
 
-    /// The next key whose state is to be sent.
+    /// Whether there is a key whose state is to be sent.
+    pub(super) fn has_puts(&self) -> bool {
+        !self.puts.queued.is_empty()
+    }
+
+    /// The next ones.
+    pub(super) fn puts_ahead(&self) -> impl Iterator<Item = KeyRef<'_>> {
+        self.puts.order.iter().map(Key::borrowed)
+    }
+
+    /// The next one.
     pub(super) fn next_put(&mut self) -> Option<Key> {
         self.puts.pop()
     }

@@ -94,6 +94,10 @@ impl Part {
                 && let Some(resident) = residents.find(key)
                 && let Some(address) = &resident.address
             {
+                if let Address::Guest(guest) = address {
+                    // Read now, its memory is fetched together with that of the gate.
+                    std::hint::black_box(Arc::strong_count(guest));
+                }
                 let place = Place::take(&resident.gate, self.key_max)?;
                 // Should the player have ended, the request goes to the part by being dropped.
                 return match address {
