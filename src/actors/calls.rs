@@ -1,12 +1,9 @@
 //! The clients of this node that wait for an answer from one part. A call costs no timer: what waits is bounded, so
 //! that the part looks through all of it from time to time.
 
-use std::sync::{Mutex, MutexGuard};
-
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use crate::net::lock;
 use crate::protocol::shard::{Answer, Located};
 use crate::protocol::types::Key;
 
@@ -14,8 +11,6 @@ use crate::protocol::types::Key;
 pub(crate) enum Port {
     /// To who called an actor.
     Call(oneshot::Sender<Answer>),
-    /// To who calls an actor, and does not wait yet: see [`Calls::wait`].
-    Early(Option<Answer>),
     /// To who asked where an actor is.
     Locate(oneshot::Sender<Result<Option<Located>, Answer>>),
 }
@@ -40,11 +35,6 @@ pub(crate) enum Waiting {
 /// Those who wait. Dropping their ports tells them that the outcome is unknown.
 pub(crate) struct Calls {
     max: usize,
-    waiting: Mutex<Open>,
-}
-
-#[derive(Default)]
-struct Open {
     calls: Slab<Call>,
     /// How many there were; a token is used once.
     serial: u32,
@@ -65,54 +55,47 @@ impl Calls {
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max,
-            waiting: Mutex::default(),
+            calls: Slab::new(),
+            serial: 0,
+            tick: 0,
+            closed: false,
         }
     }
 
     /// Adds one that waits, and gives it its name.
-    pub(crate) fn add(&self, key: Option<Key>, port: Port) -> Result<u64, Refused> {
-        let mut waiting = self.lock();
-        if waiting.closed {
-            return Err(Refused::Closed);
-        }
-        if waiting.calls.len() >= self.max {
+    pub(crate) fn add(&mut self, key: Option<Key>, port: Port) -> Result<u64, Refused> {
+        if self.calls.len() >= self.max {
             return Err(Refused::Full);
         }
-        waiting.serial = waiting.serial.wrapping_add(1);
-        let (serial, since) = (waiting.serial, waiting.tick);
-        let place = waiting.calls.insert(Call {
+        self.add_begun(key, port).ok_or(Refused::Closed)
+    }
+
+    /// The same for one whose request is being handled already, so that it must not be refused: whoever handles it has seen
+    /// that there was room, so that there are never more beyond the limit than there are threads. None if the part has
+    /// ended.
+    pub(crate) fn add_begun(&mut self, key: Option<Key>, port: Port) -> Option<u64> {
+        if self.closed {
+            return None;
+        }
+        self.serial = self.serial.wrapping_add(1);
+        let (serial, since) = (self.serial, self.tick);
+        let place = self.calls.insert(Call {
             serial,
             since,
             key,
             port,
         });
-        Ok(token_of(serial, place))
+        Some(token_of(serial, place))
     }
 
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
-        self.lock().calls.len()
-    }
-
-    /// Who has called an actor early now waits, if it must; none if it would wait in vain.
-    pub(crate) fn wait(&self, token: u64) -> Option<Waiting> {
-        let mut waiting = self.lock();
-        let call = waiting.get_mut(token)?;
-        if let Port::Early(None) = &call.port {
-            let (port, answer) = oneshot::channel();
-            call.port = Port::Call(port);
-            return Some(Waiting::Later(answer));
-        }
-        match waiting.take(token)? {
-            Port::Early(answer) => answer.map(Waiting::Answered),
-            Port::Call(_) | Port::Locate(_) => None,
-        }
+        self.calls.len()
     }
 
     /// The part has the request now: it is to be given up with the call. False if nobody waits for it any more.
-    pub(crate) fn adopt(&self, token: u64, key: &Key) -> bool {
-        let mut waiting = self.lock();
-        let call = waiting.get_mut(token);
+    pub(crate) fn adopt(&mut self, token: u64, key: &Key) -> bool {
+        let call = self.get_mut(token);
         if let Some(call) = call {
             call.key = Some(key.clone());
             return true;
@@ -120,50 +103,19 @@ impl Calls {
         false
     }
 
-    /// Answers one, if it still waits.
-    pub(crate) fn answer(&self, token: u64, answer: Answer) {
-        let port = self.lock().settle(token, answer);
-        if let Some((port, answer)) = port {
-            port.answer(answer);
-        }
-    }
-
-    /// Answers many.
-    pub(crate) fn answer_all(&self, answers: &mut Vec<(u64, Answer)>) {
-        let mut ports = Vec::with_capacity(answers.len());
-        {
-            let mut waiting = self.lock();
-            let settled = answers
-                .drain(..)
-                .filter_map(|(token, answer)| waiting.settle(token, answer));
-            ports.extend(settled);
-        }
-        // Read first, all at once, what was last used by the threads that wait: as `Shard::prefetch`.
-        for (port, _) in &ports {
-            if let Port::Call(port) = port {
-                std::hint::black_box(port.is_closed());
-            }
-        }
-        for (port, answer) in ports {
-            port.answer(answer);
-        }
-    }
-
-    /// Takes out who asked where an actor is.
-    pub(crate) fn found(&self, token: u64, found: Option<Located>) {
-        if let Some(Port::Locate(port)) = self.lock().take(token) {
-            let _ = port.send(Ok(found));
-        }
+    /// Takes one out, if it still waits.
+    pub(crate) fn take(&mut self, token: u64) -> Option<Port> {
+        self.get_mut(token)?;
+        Some(self.calls.remove(place_of(token)).port)
     }
 
     /// One tick of the part's clock has passed: takes out those that have waited for more than `patience` ticks, and
     /// returns what to give up.
-    pub(crate) fn tick(&self, patience: u64) -> Vec<(u64, Key)> {
+    pub(crate) fn tick(&mut self, patience: u64) -> Vec<(u64, Key)> {
         let mut late = Vec::new();
-        let mut waiting = self.lock();
-        waiting.tick += 1;
-        let now = waiting.tick;
-        waiting.calls.retain(|place, call| {
+        self.tick += 1;
+        let now = self.tick;
+        self.calls.retain(|place, call| {
             let waits = now - call.since <= patience;
             if !waits && let Some(key) = call.key.take() {
                 late.push((token_of(call.serial, place), key));
@@ -174,30 +126,9 @@ impl Calls {
     }
 
     /// Nobody will answer any more.
-    pub(crate) fn close(&self) {
-        let mut waiting = self.lock();
-        waiting.closed = true;
-        waiting.calls = Slab::new();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        lock(&self.waiting)
-    }
-}
-
-impl Open {
-    /// Takes out whom an answer is for, unless that does not wait yet.
-    fn settle(&mut self, token: u64, answer: Answer) -> Option<(Port, Answer)> {
-        if let Port::Early(early) = &mut self.get_mut(token)?.port {
-            *early = Some(answer);
-            return None;
-        }
-        Some((self.take(token)?, answer))
-    }
-
-    fn take(&mut self, token: u64) -> Option<Port> {
-        self.get_mut(token)?;
-        Some(self.calls.remove(place_of(token)).port)
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.calls = Slab::new();
     }
 
     fn get_mut(&mut self, token: u64) -> Option<&mut Call> {
@@ -217,12 +148,18 @@ fn place_of(token: u64) -> usize {
 }
 
 impl Port {
-    fn answer(self, answer: Answer) {
+    /// Reads what the thread that waits used last, so that [`answer`](Self::answer) finds it near: many of these reads at
+    /// once cost little more than one (see [`Shard::prefetch`](crate::protocol::shard::Shard::prefetch)).
+    pub(crate) fn prefetch(&self) {
+        if let Self::Call(port) = self {
+            std::hint::black_box(port.is_closed());
+        }
+    }
+
+    pub(crate) fn answer(self, answer: Answer) {
         // Whoever gave up does not listen.
         match self {
             Self::Call(port) => drop(port.send(answer)),
-            // It takes the answer itself.
-            Self::Early(_) => {}
             Self::Locate(port) => drop(port.send(Err(answer))),
         }
     }
@@ -240,34 +177,37 @@ mod tests {
 
     #[test]
     fn an_answer_goes_to_who_asked_and_to_nobody_who_came_after() {
-        let calls = Calls::new(2);
+        let mut calls = Calls::new(2);
+        let answer = |calls: &mut Calls, token, answer| {
+            let port = calls.take(token);
+            port.map(|port| port.answer(answer)).is_some()
+        };
         let (first, mut to_first) = port();
         let token = calls.add(None, first).expect("room");
-        calls.answer(token, Answer::Overloaded);
+        assert!(answer(&mut calls, token, Answer::Overloaded));
         assert_eq!(to_first.try_recv(), Ok(Answer::Overloaded));
         let (second, mut to_second) = port();
         let other = calls.add(None, second).expect("room");
-        calls.answer(token, Answer::Overloaded);
+        assert!(!answer(&mut calls, token, Answer::Overloaded));
         assert!(to_second.try_recv().is_err());
-        calls.answer_all(&mut vec![
-            (token, Answer::Unknown),
-            (other, Answer::Leaving),
-        ]);
+        assert!(answer(&mut calls, other, Answer::Leaving));
         assert_eq!(to_second.try_recv(), Ok(Answer::Leaving));
     }
 
     #[test]
     fn no_more_wait_than_may() {
-        let calls = Calls::new(1);
+        let mut calls = Calls::new(1);
         assert!(calls.add(None, port().0).is_ok());
         assert_eq!(calls.add(None, port().0), Err(Refused::Full));
+        assert!(calls.add_begun(None, port().0).is_some());
         calls.close();
         assert_eq!(calls.add(None, port().0), Err(Refused::Closed));
+        assert!(calls.add_begun(None, port().0).is_none());
     }
 
     #[test]
     fn who_has_waited_too_long_is_let_go_with_what_it_asked_for() {
-        let calls = Calls::new(9);
+        let mut calls = Calls::new(9);
         let key = Key::new(Kind(1), "a");
         let (port_of_part, mut late) = port();
         let token = calls.add(Some(key.clone()), port_of_part).expect("room");

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
@@ -21,7 +22,9 @@ use tokio::task::AbortHandle;
 
 use crate::gen_server::GenServer;
 use crate::net::lock;
+use crate::protocol::shard::Request;
 
+use super::calls::{Refused, Waiting};
 use super::contain::{self, discard};
 use super::inbox::{Inbox, Wake};
 use super::part::{Direct, Gate, Part};
@@ -30,8 +33,9 @@ use super::shard::{self, ROUNDS_MAX};
 
 /// A player that shares an actor, whatever its type is.
 pub(crate) trait Guest: Send + Sync {
-    /// Has the request of a client handled, by the task of the client if that is possible.
-    fn ask(self: Arc<Self>, direct: Direct);
+    /// Has the request of a client handled, by the task of the client if that is possible; what there is for it, none if
+    /// nobody will answer.
+    fn ask(self: Arc<Self>, direct: Direct) -> Result<Option<Waiting>, Refused>;
     /// See [`Address::give`](super::player::Address::give).
     fn give(self: Arc<Self>, run: Run);
     /// See [`Address::stop`](super::player::Address::stop).
@@ -77,6 +81,23 @@ enum Taken<G: GenServer> {
     Gone,
 }
 
+impl<G: GenServer> Taken<G> {
+    /// The player, if it is here: it is away then.
+    fn take(&mut self) -> Option<Box<Player<G>>> {
+        let away = Self::Away {
+            task: None,
+            queue: VecDeque::new(),
+        };
+        match std::mem::replace(self, away) {
+            Self::Here(player) => Some(player),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
 impl<G: GenServer> Host<G> {
     /// Starts the actor.
     pub(super) fn start(part: Arc<Part>, supervisor: ActorCell) -> Arc<Self> {
@@ -115,15 +136,19 @@ impl<G: GenServer> Host<G> {
 }
 
 impl<G: GenServer> Guest for Seat<G> {
-    fn ask(self: Arc<Self>, direct: Direct) {
-        let run = Run::Direct(direct);
-        if !self.gate.part.load.has_room() || !self.host.may_run_here() {
-            return self.give(run);
+    fn ask(self: Arc<Self>, mut direct: Direct) -> Result<Option<Waiting>, Refused> {
+        let runs_here = self.gate.part.load.has_room() && self.host.may_run_here();
+        if runs_here && let Some(player) = self.take() {
+            return Ok(self.ask_now(player, direct));
         }
-        if let Some(next) = self.admit(run).and_then(work) {
-            // Others have asked meanwhile; they do not wait for this client, nor it for them.
+        let answer = direct.wait()?;
+        let run = Run::Direct(direct);
+        if !runs_here {
+            self.give(run);
+        } else if let Some(next) = self.admit(run).and_then(work) {
             hand_on(next);
         }
+        Ok(Some(Waiting::Later(answer)))
     }
 
     fn give(self: Arc<Self>, run: Run) {
@@ -226,56 +251,94 @@ fn take_in<G: GenServer>(item: Item<G>) -> Option<Next<G>> {
 }
 
 /// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
-fn work<G: GenServer>((seat, mut player, run): Next<G>) -> Option<Next<G>> {
-    // Boxed, so that it can move to a task when it has begun.
-    let mut work = Box::pin(async move {
-        let served = player.serve(run).await;
-        (player, served)
-    });
-    if let Some((player, served)) = work.as_mut().now_or_never() {
-        return seat.settle(player, served);
-    }
-    // Locked until its task is known, whatever that has done by then.
-    let mut taken = lock(&seat.taken);
-    let Taken::Away { task, .. } = &mut *taken else {
-        drop(taken);
-        discard(work);
-        return None;
-    };
-    let at_work = Arc::clone(&seat);
-    let running = tokio::spawn(async move {
-        let (player, served) = work.await;
-        if let Some(next) = at_work.settle(player, served) {
-            hand_on(next);
+fn work<G: GenServer>((seat, player, run): Next<G>) -> Option<Next<G>> {
+    let mut work = serve(player, run.request().clone());
+    match work.as_mut().now_or_never() {
+        Some((player, Served { ran, ver, crash })) => {
+            seat.gate.tell(run, ran, ver);
+            seat.settle(player, crash)
         }
-    });
-    *task = Some(running.abort_handle());
-    None
+        None => {
+            seat.go_on_as_task(work, run);
+            None
+        }
+    }
+}
+
+/// A player at work on a request: boxed, so that it can move to a task when it has begun.
+fn serve<G: GenServer>(
+    mut player: Box<Player<G>>,
+    request: Request,
+) -> Pin<Box<impl Future<Output = (Box<Player<G>>, Served)> + Send>> {
+    Box::pin(async move {
+        let served = player.serve(&request).await;
+        (player, served)
+    })
 }
 
 impl<G: GenServer> Seat<G> {
+    /// The player is ready, and the client has it handle the request. Others may ask meanwhile: they do not wait for this
+    /// client, nor it for them.
+    fn ask_now(self: Arc<Self>, player: Box<Player<G>>, mut direct: Direct) -> Option<Waiting> {
+        let mut work = serve(player, direct.request().clone());
+        match work.as_mut().now_or_never() {
+            Some((player, Served { ran, ver, crash })) => {
+                let waiting = self.gate.tell(Run::Direct(direct), ran, ver);
+                if let Some(next) = self.settle(player, crash) {
+                    hand_on(next);
+                }
+                waiting
+            }
+            None => {
+                let answer = direct.wait_begun();
+                self.go_on_as_task(work, Run::Direct(direct));
+                answer.map(Waiting::Later)
+            }
+        }
+    }
+
+    /// The player waits in its handler.
+    fn go_on_as_task(
+        self: Arc<Self>,
+        work: Pin<Box<impl Future<Output = (Box<Player<G>>, Served)> + Send + 'static>>,
+        run: Run,
+    ) {
+        // Locked until its task is known, whatever that has done by then.
+        let mut taken = lock(&self.taken);
+        let Taken::Away { task, .. } = &mut *taken else {
+            drop(taken);
+            return discard(work);
+        };
+        let at_work = Arc::clone(&self);
+        let running = tokio::spawn(async move {
+            let (player, Served { ran, ver, crash }) = work.await;
+            at_work.gate.tell(run, ran, ver);
+            if let Some(next) = at_work.settle(player, crash) {
+                hand_on(next);
+            }
+        });
+        *task = Some(running.abort_handle());
+    }
+
+    /// The player, if it is ready for a request: it is at work then.
+    fn take(&self) -> Option<Box<Player<G>>> {
+        lock(&self.taken).take()
+    }
+
     /// A request arrives: the player, if it is ready for it.
     fn admit(self: Arc<Self>, run: Run) -> Option<Next<G>> {
         let mut taken = lock(&self.taken);
-        match &mut *taken {
+        let player = match &mut *taken {
             Taken::Away { queue, .. } => {
                 queue.push_back(run);
-                None
+                return None;
             }
             // The request is dropped, which says so to whoever gave it.
-            Taken::Gone => None,
-            Taken::Here(_) => {
-                let away = Taken::Away {
-                    task: None,
-                    queue: VecDeque::new(),
-                };
-                let Taken::Here(player) = std::mem::replace(&mut *taken, away) else {
-                    unreachable!("it was here a moment ago");
-                };
-                drop(taken);
-                Some((self, player, run))
-            }
-        }
+            Taken::Gone => return None,
+            here @ Taken::Here(_) => here.take()?,
+        };
+        drop(taken);
+        Some((self, player, run))
     }
 
     /// The next request, unless the player was ended meanwhile; then the request is dropped as well.
@@ -288,15 +351,12 @@ impl<G: GenServer> Seat<G> {
         None
     }
 
-    /// A request was handled: what it came to goes to the part, before that of any later one can, and the player takes the
-    /// next if there is one.
-    fn settle(self: Arc<Self>, player: Box<Player<G>>, served: Served) -> Option<Next<G>> {
-        if let Some(item) = served.item {
-            self.gate.part.inbox.push(item);
-        }
+    /// A request was handled, and what it came to was told to the part, before that of any later one can be: the player
+    /// takes the next if there is one. `crash`: it has ended.
+    fn settle(self: Arc<Self>, player: Box<Player<G>>, crash: Option<String>) -> Option<Next<G>> {
         let mut taken = lock(&self.taken);
         match &mut *taken {
-            Taken::Away { task, queue } if served.crash.is_none() => {
+            Taken::Away { task, queue } if crash.is_none() => {
                 *task = None;
                 if let Some(run) = queue.pop_front() {
                     drop(taken);

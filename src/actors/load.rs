@@ -1,4 +1,4 @@
-//! How many bytes wait in one part of the key space, in all its queues: what decides whether one more request may.
+//! How much waits in one part of the key space, in all its queues: what decides whether one more request may.
 //!
 //! ```text
 //!   client ── admit ──▶ inbox ──▶ machine (held) ──▶ player ── room ──▶ inbox (outcome)
@@ -13,10 +13,13 @@ use tokio::sync::Notify;
 /// The share of the limit that outcomes may have until players wait before they handle more.
 const OUTCOMES_SHARE: usize = 4;
 
-/// The bytes that wait in one part.
+/// What waits in one part.
 #[derive(Debug)]
 pub(crate) struct Load {
     max: usize,
+    calls_max: usize,
+    /// How many clients wait.
+    calls: AtomicUsize,
     /// Of requests that the machine has not seen yet.
     queued: AtomicUsize,
     /// What the machine holds.
@@ -28,9 +31,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(max: usize) -> Self {
+    /// At most `max` bytes, and `calls_max` clients.
+    pub(crate) fn new(max: usize, calls_max: usize) -> Self {
         Self {
             max,
+            calls_max,
+            calls: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             outcomes: AtomicUsize::new(0),
@@ -51,7 +57,8 @@ impl Load {
     /// Counts a request of a client on its way to the machine; false if there is no room for it.
     pub(crate) fn admit(&self, bytes: usize) -> bool {
         let before = self.queued.fetch_add(bytes, Relaxed);
-        let fits = before + self.held.load(Relaxed) + bytes <= self.max;
+        let fits = before + self.held.load(Relaxed) + bytes <= self.max
+            && self.calls.load(Relaxed) < self.calls_max;
         if !fits {
             self.queued.fetch_sub(bytes, Relaxed);
         }
@@ -66,6 +73,16 @@ impl Load {
     /// Whether a request was admitted that the machine has not seen.
     pub(crate) fn is_queued(&self) -> bool {
         self.queued.load(Relaxed) > 0
+    }
+
+    /// So many clients wait now.
+    pub(crate) fn set_calls(&self, calls: usize) {
+        self.calls.store(calls, Relaxed);
+    }
+
+    /// How many do.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Relaxed)
     }
 
     /// What the machine holds now.
@@ -112,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_counted() {
-        let load = Load::new(100);
+        let load = Load::new(100, 1);
         assert!(load.admit(60));
         assert!(!load.admit(60));
         load.set_held(50);
@@ -120,11 +137,14 @@ mod tests {
         assert!(load.admit(50));
         assert!(!load.admit(1));
         assert_eq!(load.bytes(), 100);
+        load.taken(50);
+        load.set_calls(1);
+        assert!(!load.admit(1));
     }
 
     #[test]
     fn a_player_waits_until_outcomes_are_taken() {
-        let load = Load::new(100);
+        let load = Load::new(100, 1);
         assert!(load.room().now_or_never().is_some());
         load.outcome(30);
         let mut waiting = Box::pin(load.room());

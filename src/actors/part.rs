@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::net::lock;
-use crate::protocol::shard::{Answer, Located, REQUEST_BYTES, Request, key_max};
+use crate::protocol::shard::{Answer, Located, PREFETCHED, REQUEST_BYTES, Ran, Request, key_max};
 use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
 use crate::protocol::view::View;
 
@@ -32,7 +33,7 @@ pub(crate) struct Part {
     pub(crate) index: usize,
     pub(crate) inbox: Inbox,
     pub(crate) load: Load,
-    pub(crate) calls: Calls,
+    calls: Mutex<Calls>,
     residents: RwLock<Residents>,
     /// Most requests that may wait for one player.
     key_max: usize,
@@ -72,8 +73,8 @@ impl Part {
         Self {
             index,
             inbox: Inbox::new(),
-            load: Load::new(bytes_max),
-            calls: Calls::new(waiting_max),
+            load: Load::new(bytes_max, waiting_max),
+            calls: Mutex::new(Calls::new(waiting_max)),
             residents: RwLock::default(),
             key_max: key_max(waiting_max),
             lease,
@@ -100,26 +101,24 @@ impl Part {
                 }
                 let place = Place::take(&resident.gate, self.key_max)?;
                 // Should the player have ended, the request goes to the part by being dropped.
+                let mut direct = Direct::new(place, request);
                 return match address {
                     Address::Actor(_) => {
-                        let (port, answer) = oneshot::channel();
-                        let token = self.calls.add(None, Port::Call(port))?;
-                        address.give(Run::Direct(Direct::new(place, token, request)));
+                        let answer = direct.wait()?;
+                        address.give(Run::Direct(direct));
                         Ok(Some(Waiting::Later(answer)))
                     }
                     Address::Guest(guest) => {
                         let guest = Arc::clone(guest);
                         drop(residents);
-                        let token = self.calls.add(None, Port::Early(None))?;
-                        guest.ask(Direct::new(place, token, request));
-                        Ok(self.calls.wait(token))
+                        guest.ask(direct)
                     }
                 };
             }
             drop(residents);
             let key = key.to_key();
             let (port, answer) = oneshot::channel();
-            let token = self.calls.add(Some(key.clone()), Port::Call(port))?;
+            let token = self.calls(|calls| calls.add(Some(key.clone()), Port::Call(port)))?;
             self.inbox.push(Item::Request {
                 token,
                 key,
@@ -137,16 +136,41 @@ impl Part {
     ) -> Result<(), Refused> {
         self.admit(REQUEST_BYTES, || {
             let key = key.to_key();
-            let token = self.calls.add(Some(key.clone()), Port::Locate(port))?;
+            let token = self.calls(|calls| calls.add(Some(key.clone()), Port::Locate(port)))?;
             self.inbox.push(Item::Locate { token, key });
             Ok(())
         })
     }
 
+    /// Uses those that wait.
+    pub(crate) fn calls<R>(&self, usage: impl FnOnce(&mut Calls) -> R) -> R {
+        let mut calls = lock(&self.calls);
+        let result = usage(&mut calls);
+        self.load.set_calls(calls.len());
+        result
+    }
+
+    /// Answers those that still wait.
+    pub(crate) fn answer_all(&self, answers: &mut Vec<(u64, Answer)>) {
+        let mut answers = answers.drain(..);
+        while !answers.as_slice().is_empty() {
+            // Not all under one lock, which others want.
+            let some = answers.by_ref().take(PREFETCHED);
+            let ports: SmallVec<[_; PREFETCHED]> = self.calls(|calls| {
+                let ports = some.map(|(token, answer)| Some((calls.take(token)?, answer)));
+                ports.flatten().collect()
+            });
+            ports.iter().for_each(|(port, _)| port.prefetch());
+            for (port, answer) in ports {
+                port.answer(answer);
+            }
+        }
+    }
+
     /// Lets whoever is about to ask do so first, where more than one client waits: tokio runs whom a client wakes at
     /// once, which would handle the requests one by one.
     pub(crate) async fn let_others_ask(&self) {
-        if self.calls.len() > 1 {
+        if self.load.calls() > 1 {
             tokio::task::yield_now().await;
         }
     }
@@ -280,6 +304,59 @@ impl Gate {
         self.open.load(SeqCst)
     }
 
+    /// The player has handled a request; `ver`: the version of what it has now. What there is for a client that does not
+    /// wait yet, none if its part has ended.
+    pub(crate) fn tell(self: &Arc<Self>, run: Run, ran: Ran, ver: Option<u64>) -> Option<Waiting> {
+        self.set_used();
+        let (part, gate) = (&self.part, Arc::clone(self));
+        let mut direct = match run {
+            Run::Direct(direct) => direct,
+            Run::Given(_) => {
+                part.load.outcome(ran.weight());
+                part.inbox.push(Item::Ran { gate, ran });
+                return None;
+            }
+        };
+        match self.reply_of(ran, ver) {
+            Ok(reply) => {
+                part.load.taken(direct.request().weight());
+                let Some(token) = direct.token else {
+                    return Some(Waiting::Answered(reply));
+                };
+                direct.finish();
+                if let Some(port) = part.calls(|calls| calls.take(token)) {
+                    port.answer(reply);
+                }
+                None
+            }
+            Err(ran) => {
+                let waiting = match direct.token {
+                    Some(_) => None,
+                    None => Some(Waiting::Later(direct.wait_begun()?)),
+                };
+                part.load.outcome(ran.weight());
+                part.inbox.push(Item::Served {
+                    gate,
+                    token: direct.token?,
+                    request: direct.finish(),
+                    ran,
+                });
+                waiting
+            }
+        }
+    }
+
+    /// The answer to a request that changed nothing, if what it was computed from is backed up; else its outcome, which the
+    /// part is to hear of.
+    fn reply_of(&self, ran: Ran, ver: Option<u64>) -> Result<Answer, Ran> {
+        match ran {
+            Ran::Done { reply, data: None } if ver.is_some_and(|ver| self.may_answer(ver)) => {
+                Ok(Answer::Reply(reply))
+            }
+            ran => Err(ran),
+        }
+    }
+
     /// The part has given up the player. Before anybody else hears of it, so that it does not answer any more by then.
     fn close(&self) {
         self.open.store(false, SeqCst);
@@ -325,17 +402,34 @@ impl Drop for Place {
 /// A request that a player has directly from a client of this node. Not handled, it goes to the part.
 pub(crate) struct Direct {
     place: Place,
-    pub(crate) token: u64,
+    /// The name of the call, when its client waits; before that, the client has the request handled itself.
+    token: Option<u64>,
     request: Option<Request>,
 }
 
 impl Direct {
-    fn new(place: Place, token: u64, request: Request) -> Self {
+    fn new(place: Place, request: Request) -> Self {
         Self {
             place,
-            token,
+            token: None,
             request: Some(request),
         }
+    }
+
+    /// The client begins to wait.
+    pub(crate) fn wait(&mut self) -> Result<oneshot::Receiver<Answer>, Refused> {
+        let (port, answer) = oneshot::channel();
+        let part = &self.place.0.part;
+        self.token = Some(part.calls(|calls| calls.add(None, Port::Call(port)))?);
+        Ok(answer)
+    }
+
+    /// The same while the request is being handled; none if the part has ended.
+    pub(crate) fn wait_begun(&mut self) -> Option<oneshot::Receiver<Answer>> {
+        let (port, answer) = oneshot::channel();
+        let part = &self.place.0.part;
+        self.token = part.calls(|calls| calls.add_begun(None, Port::Call(port)));
+        self.token.map(|_| answer)
     }
 
     /// The request.
@@ -346,7 +440,7 @@ impl Direct {
     }
 
     /// It was handled: the request is the caller's now.
-    pub(crate) fn finish(mut self) -> Request {
+    fn finish(mut self) -> Request {
         self.request
             .take()
             .expect("only `finish` takes it, and is the last")
@@ -355,13 +449,16 @@ impl Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
-        if let Some(request) = self.request.take() {
+        // Who does not wait yet still counts its request itself.
+        if let Some(request) = self.request.take()
+            && let Some(token) = self.token
+        {
             let gate = &self.place.0;
-            if !gate.part.calls.adopt(self.token, &gate.key) {
+            if !gate.part.calls(|calls| calls.adopt(token, &gate.key)) {
                 return gate.part.load.taken(request.weight());
             }
             gate.part.inbox.push(Item::Request {
-                token: self.token,
+                token,
                 key: gate.key.clone(),
                 request,
             });

@@ -18,7 +18,7 @@ use crate::error::Crash;
 use crate::gen_server::GenServer;
 use crate::protocol::SHARDS;
 use crate::protocol::ring::{Raw, Ring, Snapshot, SnapshotRef};
-use crate::protocol::shard::{Answer, Ran, Request};
+use crate::protocol::shard::{Ran, Request};
 use crate::protocol::types::NodeName;
 use crate::supervisor::Restart;
 use crate::wire::{self, CallFailure};
@@ -26,7 +26,6 @@ use crate::wire::{self, CallFailure};
 use super::contain::contained;
 use super::host::{Guest, Host};
 use super::part::{Direct, Gate};
-use super::shard::Item;
 
 /// How long the encoding of a state may be that is in its player itself.
 const LAST_INLINE: usize = 16;
@@ -47,6 +46,16 @@ pub(crate) enum Address {
     Actor(ActorRef<Run>),
     /// In one that it shares.
     Guest(Arc<dyn Guest>),
+}
+
+impl Run {
+    /// What is asked.
+    pub(super) fn request(&self) -> &Request {
+        match self {
+            Self::Given(request) => request,
+            Self::Direct(direct) => direct.request(),
+        }
+    }
 }
 
 impl Address {
@@ -180,8 +189,10 @@ struct Live<S> {
 
 /// What came of a request.
 pub(super) struct Served {
-    /// What the part is to hear of it; none if it was answered.
-    pub(super) item: Option<Item>,
+    /// The outcome.
+    pub(super) ran: Ran,
+    /// The version of the state now, as the part will count it; none if the player did not live to have one.
+    pub(super) ver: Option<u64>,
     /// The report of the panic that ended the player.
     pub(super) crash: Option<String>,
 }
@@ -210,12 +221,10 @@ impl<G: GenServer> Actor for PlayerActor<G> {
         player: &mut Box<Player<G>>,
     ) -> Result<(), ActorProcessingErr> {
         Box::pin(async {
-            player.gate().part.load.room().await;
-            let served = player.serve(run).await;
-            if let Some(item) = served.item {
-                player.gate().part.inbox.push(item);
-            }
-            served.crash.map_or(Ok(()), |report| Err(report.into()))
+            player.gate.part.load.room().await;
+            let Served { ran, ver, crash } = player.serve(run.request()).await;
+            player.gate.tell(run, ran, ver);
+            crash.map_or(Ok(()), |report| Err(report.into()))
         })
         .await
     }
@@ -227,11 +236,7 @@ impl<G: GenServer> Player<G> {
     }
 
     /// Handles one request.
-    pub(super) async fn serve(&mut self, run: Run) -> Served {
-        let request = match &run {
-            Run::Given(request) => request,
-            Run::Direct(direct) => direct.request(),
-        };
+    pub(super) async fn serve(&mut self, request: &Request) -> Served {
         let ran = contained(pin!(self.run(request))).await;
         match ran {
             Ok(ran) => {
@@ -240,7 +245,8 @@ impl<G: GenServer> Player<G> {
                     Life::Unborn(..) => None,
                 };
                 Served {
-                    item: self.outcome(run, ran, ver),
+                    ran,
+                    ver,
                     crash: None,
                 }
             }
@@ -255,42 +261,12 @@ impl<G: GenServer> Player<G> {
                 warn!(target: "statekeeper::crash", node = %node, key = crash.key, "{crash}");
                 let report = crash.to_string();
                 Served {
-                    item: self.outcome(run, failed(&CallFailure::Crashed(crash)), None),
+                    ran: failed(&CallFailure::Crashed(crash)),
+                    ver: None,
                     crash: Some(report),
                 }
             }
         }
-    }
-
-    /// What the part is to hear of a request that was handled; none if it is answered at once, since nothing changed,
-    /// and what it was computed from is backed up.
-    fn outcome(&self, run: Run, ran: Ran, ver: Option<u64>) -> Option<Item> {
-        let gate = Arc::clone(&self.gate);
-        let part = &self.gate.part;
-        gate.set_used();
-        Some(match (run, ran) {
-            (Run::Given(_), ran) => {
-                part.load.outcome(ran.weight());
-                Item::Ran { gate, ran }
-            }
-            (Run::Direct(direct), Ran::Done { reply, data: None })
-                if ver.is_some_and(|ver| gate.may_answer(ver)) =>
-            {
-                let token = direct.token;
-                part.load.taken(direct.finish().weight());
-                part.calls.answer(token, Answer::Reply(reply));
-                return None;
-            }
-            (Run::Direct(direct), ran) => {
-                part.load.outcome(ran.weight());
-                Item::Served {
-                    gate,
-                    token: direct.token,
-                    request: direct.finish(),
-                    ran,
-                }
-            }
-        })
     }
 
     /// Handles one request. What it returns is not yet backed up; where it panics, nothing happened.

@@ -29,6 +29,7 @@ use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
 use crate::wire::{self, CallFailure, Copies, Frame, Header, Messages, Read, Taken};
 
+use super::calls::{Calls, Port};
 use super::contain::discard;
 use super::hints::Hints;
 use super::idle::Idle;
@@ -181,7 +182,7 @@ struct OpenCalls(Arc<Part>);
 
 impl Drop for OpenCalls {
     fn drop(&mut self) {
-        self.0.calls.close();
+        self.0.calls(Calls::close);
         self.0.close_residents();
         self.0.clear_out();
     }
@@ -404,7 +405,7 @@ impl ShardActor {
                 s.outcomes += ran.weight();
                 if !gate.is_open() {
                     // What it did is gone with it.
-                    if self.part().calls.adopt(token, &key) {
+                    if self.part().calls(|calls| calls.adopt(token, &key)) {
                         let input = Input::Request {
                             token,
                             key,
@@ -455,7 +456,7 @@ impl ShardActor {
                 let patience = self.shared.config.call_timeout.as_millis();
                 let patience = patience.div_ceil(TICK.as_millis());
                 let patience = u64::try_from(patience).unwrap_or(u64::MAX);
-                for (token, key) in self.part().calls.tick(patience) {
+                for (token, key) in self.part().calls(|calls| calls.tick(patience)) {
                     self.step(myself, s, Input::Cancel { key, token });
                 }
                 if s.histories.len() > HISTORIES_MAX {
@@ -559,7 +560,12 @@ impl ShardActor {
                     }
                 }
                 Effect::Answer { token, answer } => s.answers.push((token, answer)),
-                Effect::Found { token, found } => self.part().calls.found(token, found),
+                Effect::Found { token, found } => {
+                    let port = self.part().calls(|calls| calls.take(token));
+                    if let Some(Port::Locate(port)) = port {
+                        let _ = port.send(Ok(found));
+                    }
+                }
                 Effect::ShowView(peer) => {
                     if !s.told.contains(&peer) {
                         s.told.push(peer.clone());
@@ -800,7 +806,7 @@ impl ShardActor {
         let load = &self.part().load;
         load.set_held(s.machine.held_bytes());
         load.outcomes_taken(std::mem::take(&mut s.outcomes));
-        self.part().calls.answer_all(&mut s.answers);
+        self.part().answer_all(&mut s.answers);
         let State {
             machine,
             outboxes,
