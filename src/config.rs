@@ -36,7 +36,8 @@ pub struct Config {
     /// An actor that nobody has asked for that long goes to rest: it ends, its records stay, and the next request, on any
     /// node, brings it back. Zero: none ever does.
     pub idle: Duration,
-    /// The most requests that wait on this node; further ones are refused as overloaded.
+    /// The most requests that wait on this node, give or take one for each of its threads; further ones are refused as
+    /// overloaded.
     pub waiting_max: usize,
     /// The most bytes of requests, replies and messages that wait on this node, in all its queues together; a request
     /// counts some 0.5 KiB more than its call. Whatever would go beyond is refused as overloaded, whoever asked.

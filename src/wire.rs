@@ -8,7 +8,6 @@
 
 use std::cell::Cell;
 
-use crate::protocol::blob::Blob;
 use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::WAITING_BYTES_MIN;
 use crate::error::Crash;
 use crate::protocol::SHARDS;
+use crate::protocol::blob::Blob;
 use crate::protocol::members;
 use crate::protocol::ring::Raw;
 use crate::protocol::shard::{Copied, Msg};

@@ -26,7 +26,6 @@ use super::{Failed, Res};
 pub(crate) const PLAYERS: usize = 10_000;
 /// How long the clients ask before it counts.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// More than there are threads.
 const HISTOGRAMS: usize = 16;
 /// The longest latency that is told from a longer one.
 const LATENCY_MAX_US: u64 = 60_000_000;
@@ -146,7 +145,7 @@ thread_local! {
 struct Clock {
     phase: AtomicU8,
     go: Notify,
-    /// One for each thread, since one for each client, of 140 KiB, is what the clients would spend the measured time on.
+    /// One for each thread, or few: with one for each client, of 140 KiB, they would spend the measured time on those.
     latencies: Vec<Mutex<Histogram<u64>>>,
 }
 

@@ -290,9 +290,12 @@ impl<G: GenServer> Seat<G> {
                 waiting
             }
             None => {
-                let answer = direct.wait_begun();
+                let Some((_, answer)) = direct.wait_begun() else {
+                    discard(work);
+                    return None;
+                };
                 self.go_on_as_task(work, Run::Direct(direct));
-                answer.map(Waiting::Later)
+                Some(Waiting::Later(answer))
             }
         }
     }

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::protocol::blob::Blob;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::actors::calls::{Refused, Waiting};
+use crate::actors::calls::{Calls, Refused, Waiting};
 use crate::actors::lease::Lease;
 use crate::actors::player::{Address, Hosted, ServerType, Start};
-use crate::protocol::shard::{Ran, Request};
-use crate::protocol::types::{Epoch, Key, Kind, NodeName};
+use crate::protocol::blob::Blob;
+use crate::protocol::shard::{Answer, Ran, Request};
+use crate::protocol::types::{
+    ClusterId, Epoch, Key, Kind, Member, Millis, NodeId, NodeName, RequestId,
+};
+use crate::protocol::view::View;
 use crate::wire;
 
 /// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first.
@@ -67,9 +70,14 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        Self::with(1_000).await
+    }
+
+    /// With room for so many clients that wait.
+    async fn with(waiting_max: usize) -> Self {
         let permits = Arc::new(Semaphore::new(0));
         Self {
-            part: Arc::new(Part::new(0, 1_000, 1 << 20, Arc::new(Lease::new()))),
+            part: Arc::new(Part::new(0, waiting_max, 1 << 20, Arc::new(Lease::new()))),
             types: Arc::new(Hosted::new(
                 Sums {
                     permits: permits.clone(),
@@ -267,6 +275,73 @@ async fn what_a_player_did_is_told_in_order_whoever_asked() {
         let heard = bench.hears().await;
         assert_eq!(heard.split(' ').next_back(), Some(&*sum.to_string()));
     }
+}
+
+/// Whoever reads what is backed up has the answer at once, and nothing of the request is left.
+#[tokio::test]
+async fn a_read_of_what_is_backed_up_waits_for_nobody() {
+    let bench = Bench::new().await;
+    let _player = bench.player("one");
+    let id = Some(RequestId(7));
+    let again = |bench: &Bench| {
+        let key = Key::new(Kind::of(Sums::NAME), "one");
+        let request = Request { id, ..request(5) };
+        bench.part.call(key.borrowed(), request).unwrap()
+    };
+    assert!(matches!(again(&bench), Some(Waiting::Later(_))));
+    let Some(shard::Item::Served { gate, request, .. }) = bench.heard() else {
+        unreachable!("it has changed");
+    };
+    bench.part.load.taken(request.weight());
+    // Known, but not backed up; then backed up.
+    assert!(matches!(again(&bench), Some(Waiting::Later(_))));
+    assert_eq!(bench.hears().await, "one 5");
+    bench.part.load.taken(request.weight());
+    assert_eq!(bench.part.load.calls(), 2);
+    let member = Member {
+        id: NodeId::new("a@h", 1),
+        addr: Arc::from("h:1"),
+    };
+    let view = View::alone(ClusterId(7), member);
+    bench.part.lease.set(&view, Millis(u64::MAX));
+    gate.set_backed_up(&view, 1);
+    let before = bench.part.load.bytes();
+    let Some(Waiting::Answered(Answer::Reply(reply))) = again(&bench) else {
+        unreachable!("nobody has to be asked");
+    };
+    assert_eq!(wire::decode(&reply), Ok(5_i64));
+    assert!(bench.heard().is_none());
+    let load = &bench.part.load;
+    assert_eq!((load.bytes(), load.calls()), (before, 2));
+}
+
+/// Who finds no room is refused before anything is done.
+#[tokio::test]
+async fn where_too_many_wait_nothing_is_handled() {
+    let bench = Bench::with(1).await;
+    let _player = bench.player("one");
+    let _first = bench.ask("one", 1);
+    assert_eq!(bench.hears().await, "one 1");
+    let bytes = bench.part.load.bytes();
+    let refused = bench.try_to_ask("one", 1);
+    assert!(matches!(refused, Err(Refused::Full)));
+    assert_eq!(bench.part.load.bytes(), bytes);
+    assert!(bench.heard().is_none());
+}
+
+/// A part that ends while a client is at work for it: the client hears that nobody will answer, and its handler ends.
+#[tokio::test]
+async fn where_the_part_has_ended_nobody_waits() {
+    let bench = Bench::new().await;
+    let _players = (bench.player("quick"), bench.player("slow"));
+    bench.part.calls(Calls::close);
+    assert!(bench.ask("quick", 1).is_none());
+    assert!(bench.ask("slow", -1).is_none());
+    bench.permits.add_permits(1);
+    tokio::task::yield_now().await;
+    assert_eq!(bench.permits.available_permits(), 1);
+    let load = &bench.part.load;
+    assert_eq!((load.bytes(), load.calls()), (0, 0));
 }
 
 /// What a handler starts must not end with the runtime of whoever asked.

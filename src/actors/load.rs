@@ -17,6 +17,8 @@ const OUTCOMES_SHARE: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Load {
     max: usize,
+    /// Looked at before a request is handled; [`Calls`](super::calls::Calls) keeps the limit where one that begins to wait
+    /// can still be refused.
     calls_max: usize,
     /// How many clients wait.
     calls: AtomicUsize,

@@ -6,6 +6,7 @@
 //!                 │                       └─ what changed nothing and is backed up ─────────┘
 //!                 └──────▶ Inbox (the player is not here, or not known)
 //! ```
+//! A client that has a player handle its request itself takes its place in `Calls` afterwards, if it has to wait at all.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -304,8 +305,8 @@ impl Gate {
         self.open.load(SeqCst)
     }
 
-    /// The player has handled a request; `ver`: the version of what it has now. What there is for a client that does not
-    /// wait yet, none if its part has ended.
+    /// The player has handled a request; `ver`: the version of what it has now. For a client that does not wait yet: what
+    /// there is for it, none if the part has ended. None for all others, whom the part tells.
     pub(crate) fn tell(self: &Arc<Self>, run: Run, ran: Ran, ver: Option<u64>) -> Option<Waiting> {
         self.set_used();
         let (part, gate) = (&self.part, Arc::clone(self));
@@ -330,14 +331,17 @@ impl Gate {
                 None
             }
             Err(ran) => {
-                let waiting = match direct.token {
-                    Some(_) => None,
-                    None => Some(Waiting::Later(direct.wait_begun()?)),
+                let (token, waiting) = match direct.token {
+                    Some(token) => (token, None),
+                    None => {
+                        let (token, answer) = direct.wait_begun()?;
+                        (token, Some(Waiting::Later(answer)))
+                    }
                 };
                 part.load.outcome(ran.weight());
                 part.inbox.push(Item::Served {
                     gate,
-                    token: direct.token?,
+                    token,
                     request: direct.finish(),
                     ran,
                 });
@@ -399,10 +403,10 @@ impl Drop for Place {
     }
 }
 
-/// A request that a player has directly from a client of this node. Not handled, it goes to the part.
+/// A request that a player has directly from a client of this node. Not handled, it goes to the part, if its client waits.
 pub(crate) struct Direct {
     place: Place,
-    /// The name of the call, when its client waits; before that, the client has the request handled itself.
+    /// The name of the call; none until the client waits.
     token: Option<u64>,
     request: Option<Request>,
 }
@@ -424,12 +428,17 @@ impl Direct {
         Ok(answer)
     }
 
-    /// The same while the request is being handled; none if the part has ended.
-    pub(crate) fn wait_begun(&mut self) -> Option<oneshot::Receiver<Answer>> {
+    /// The same while the request is being handled; none if the part has ended, and with it the request.
+    pub(crate) fn wait_begun(&mut self) -> Option<(u64, oneshot::Receiver<Answer>)> {
         let (port, answer) = oneshot::channel();
         let part = &self.place.0.part;
         self.token = part.calls(|calls| calls.add_begun(None, Port::Call(port)));
-        self.token.map(|_| answer)
+        if self.token.is_none()
+            && let Some(request) = self.request.take()
+        {
+            part.load.taken(request.weight());
+        }
+        Some((self.token?, answer))
     }
 
     /// The request.
@@ -449,7 +458,7 @@ impl Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
-        // Who does not wait yet still counts its request itself.
+        // Who does not wait yet is told at once that the request was refused, and gives its bytes back.
         if let Some(request) = self.request.take()
             && let Some(token) = self.token
         {

@@ -8,7 +8,6 @@ use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
-use crate::protocol::blob::Blob;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus};
 use ractor_cluster::RactorMessage;
 use smallvec::SmallVec;
@@ -17,6 +16,7 @@ use tracing::warn;
 use crate::error::Crash;
 use crate::gen_server::GenServer;
 use crate::protocol::SHARDS;
+use crate::protocol::blob::Blob;
 use crate::protocol::ring::{Raw, Ring, Snapshot, SnapshotRef};
 use crate::protocol::shard::{Ran, Request};
 use crate::protocol::types::NodeName;

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::protocol::blob::Blob;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
 use crate::net::Arrival;
+use crate::protocol::blob::Blob;
 use crate::protocol::shard::{
     Answer, Effect, Input, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran, Request, Shard,
 };
@@ -438,7 +438,7 @@ impl ShardActor {
             Item::LinkUp => self.step(myself, s, Input::Linked),
             Item::Leased => self.step(myself, s, Input::Leased),
             Item::Install(view) => {
-                let view = with_own_names(view);
+                let view = with_own_names(view, s.machine.view());
                 // Whatever was not sent belongs to the old epoch.
                 s.outboxes.iter_mut().for_each(|(_, outbox)| outbox.clear());
                 s.leased = self.part().lease.is_valid_in(&view);
@@ -740,7 +740,7 @@ impl ShardActor {
             }
         }
         let (number, epoch) = (header.number, header.epoch);
-        let whole = self.messages(myself, s, from, epoch, messages);
+        let whole = self.messages(myself, s, from, (epoch, same_epoch), messages);
         if number > 0 {
             let copies = match whole {
                 Some(but) if same_epoch => Copies::Kept { but },
@@ -750,16 +750,16 @@ impl ShardActor {
         }
     }
 
-    /// Takes in the messages of a frame: which of its copies were not kept, or none if its end cannot be read.
+    /// Takes in the messages of a frame of that epoch, which is that of this part or not: which of its copies were not kept,
+    /// or none if its end cannot be read.
     fn messages(
         &self,
         myself: &ActorRef<Wake>,
         s: &mut State,
         from: &NodeId,
-        epoch: Epoch,
+        (epoch, same_epoch): (Epoch, bool),
         mut messages: Messages<'_>,
     ) -> Option<Vec<u32>> {
-        let same_epoch = epoch == s.machine.epoch();
         let (mut place, mut but) = (0, Vec::new());
         let mut near = SmallVec::<[_; PREFETCHED]>::new();
         loop {
@@ -840,11 +840,11 @@ impl ShardActor {
                     while !frame.is_full() && outbox.has_puts() {
                         machine.prefetch(outbox.puts_ahead().take(PREFETCHED));
                         for _ in 0..PREFETCHED {
-                            if !frame.is_full()
-                                && let Some(key) = outbox.next_put()
-                            {
-                                copy(&mut frame, key);
+                            if frame.is_full() {
+                                break;
                             }
+                            let Some(key) = outbox.next_put() else { break };
+                            copy(&mut frame, key);
                         }
                     }
                     let heals = if frame.len() > answers {
@@ -881,10 +881,13 @@ impl ShardActor {
     }
 }
 
-/// The same view with names of its own: every message has a copy of one, and to count copies together with other threads
-/// would pass a line of memory from core to core.
-fn with_own_names(mut view: View) -> View {
-    let own = |id: &mut NodeId| id.name = NodeName::new(id.name.as_str());
+/// The same view with names of this part's own, those of the view before where it has them: what is sent to a peer has a
+/// copy of its name, and to count copies together with other parts would pass a line of memory from core to core.
+fn with_own_names(mut view: View, before: &View) -> View {
+    let own = |id: &mut NodeId| match before.ids().find(|known| *known == id) {
+        Some(known) => *id = known.clone(),
+        None => id.name = NodeName::new(id.name.as_str()),
+    };
     view.members
         .iter_mut()
         .for_each(|member| own(&mut member.id));

@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use super::blob::Blob;
 use serde::{Deserialize, Serialize};
 
+use super::blob::Blob;
 use super::types::RequestId;
 
 /// How many replies are remembered. A retry whose request has been followed by this many others is applied again.

@@ -34,10 +34,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::blob::Blob;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
+use super::blob::Blob;
 use super::defect::{Defect, Planted};
 use super::placement::Placement;
 use super::types::{Epoch, Key, KeyRef, NodeId, RequestId};

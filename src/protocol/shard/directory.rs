@@ -2,7 +2,6 @@
 //! it' and every grant need authority, which only a complete barrier gives.
 
 use super::super::blob::Blob;
-
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
 use super::{Answer, Effect, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot};

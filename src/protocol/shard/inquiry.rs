@@ -27,7 +27,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::blob::Blob;
-
 use super::super::defect::Defect;
 use super::super::types::{Key, NodeId};
 use super::{Effect, Msg, PARKED_MAX, Report, Shard, Slot};

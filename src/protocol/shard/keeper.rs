@@ -1,7 +1,6 @@
 //! The keeper's side: it stores what owners put, and passes copies without an owner to where they belong.
 
 use super::super::blob::Blob;
-
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, KeyRef, NodeId};
 use super::{Effect, Msg, Rec, Shard, Slot};

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 
 use super::super::blob::Blob;
-
 use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::{

@@ -98,13 +98,13 @@ impl Shard {
         let mut slots = std::mem::take(&mut self.slots);
         let mut rest = Vec::new();
         for ahead in 0..self.sweep.at_once {
+            if self.sweep.stale == 0 {
+                break;
+            }
             if ahead % PREFETCHED == 0 {
                 let next = self.sweep.next..self.sweep.next + PREFETCHED;
                 let next = next.filter_map(|place| slots.at(place));
                 next.for_each(Slot::prefetch);
-            }
-            if self.sweep.stale == 0 {
-                break;
             }
             if self.sweep.next >= slots.places() {
                 // Some have moved meanwhile.

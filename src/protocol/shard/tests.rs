@@ -6,7 +6,6 @@ mod sweep;
 use std::sync::Arc;
 
 use super::super::blob::Blob;
-
 use super::super::placement::Placement;
 use super::super::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, RequestId};
 use super::super::view::View;
