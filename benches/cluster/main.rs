@@ -19,27 +19,30 @@
 //! # What bounds it
 //!
 //! Profiles of the node with the clients (perf, cpu-clock, 1,024 in flight, one keeper, 2026-11-21): that process has 80 %
-//! of the processor time or more. With an actor for each player, the parts' rounds take 36 % of it (8 % the kernel's
-//! sending), the players' actors 32 %, the clients 26 %. No function has more than 5 %: the time goes where memory is
-//! cold. A reward touches about a dozen cache lines of its player's actor, its slot, its gate and its queues, three
-//! times: when it is served, sent and acknowledged, some milliseconds apart, and 10,000 players do not fit into the
-//! caches. The floor touches its actor once.
+//! of the processor time or more. No function has more than 9 %: the time goes where memory is cold. A reward touches about
+//! a dozen cache lines of its player's actor, its slot, its gate and its queues, three times: when it is served, sent and
+//! acknowledged, some milliseconds apart, and 10,000 players do not fit into the caches. With 200 players a reward in
+//! shared actors took a quarter less. The floor touches its actor once.
 //!
-//! In shared actors a player has no mailbox and no task, and the client's task handles its request: a third less processor
-//! time for a reward. What is left, of 3.3 us in that process: the clients 47 % (the handler, its encodings and its outcome
-//! 17 %, their own clocks and histograms 6 %), the parts' rounds 44 % (7 % the kernel's sending). Three experiments say what
-//! it waits for. With 200 players instead of 10,000 it is 2.5 us: a quarter is cold memory. With one worker thread instead
-//! of two it is 2.7: a fifth is cache lines that pass from core to core, of the locks and queues between clients and
-//! parts, and of the tasks themselves. A fifth fewer instructions of the protocol (12,700 for both sides instead of 15,500, in a
-//! build for tests) changed nothing that could be told from noise.
+//! So the parts read ahead (`src/protocol/shard/prefetch.rs`): what the next 64 steps will read is read at once, and the
+//! misses overlap. Calls, replies and states of up to 23 bytes are in their values, which took 8.5 allocations of a reward
+//! at its player's node to 5.4. Each part has its own copies of the peers' names, whose counts of holders had gone from
+//! core to core twice a reward. Together, in interleaved runs: 1.3 times the rewards in shared actors, 1.2 with an actor
+//! each. (The floor itself moved between 0.6 and 1.6 million a second that day, with what the machine's neighbours did: of
+//! all figures the ratio to the floor is the least steady.)
+//!
+//! In shared actors a player has no mailbox and no task, and the client's task handles its request. What is left in that
+//! process: the clients 49 % (9 % the look at the player, most of it its one cold gate; the handler, its encodings and its
+//! outcome 17 %), the parts' rounds 41 % (7 % the kernel's sending). With one worker thread instead of two a reward took a
+//! fifth less: cache lines that pass from core to core, of the locks and queues between clients and parts, and of the tasks
+//! themselves. One lock for the clients that wait and for the part's inbox was tried: fewer uses, but longer waits, 5 % less.
 //!
 //! Where any of three nodes is asked, the forwarded ids made the difference: 32 of them, with their replies, are in every
 //! write. Encoded one by one they took a fifth of the owner's time; kept as they are written, a tenth. Hints take the
 //! question to the home away, and hash tables the trees of forwarded requests: together a quarter less.
 //!
-//! What would move the bound next: fewer lines per player (its gate, seat, state and slot are four allocations and more, the
-//! keepers and the waiting answer two others); one lock for a call's place, its bytes and the part's inbox; writes that
-//! carry what is new in the ring instead of all of it.
+//! What would move the bound next: fewer lines per player (its gate, seat and state are three allocations, which a client
+//! looks at one after the other), and writes that carry what is new in the ring instead of all of it.
 //!
 //! One at a time, waking threads bounds it. With an actor each, the chain of an answer in the client's process is reader,
 //! part, client, player, part; tokio hands over at most three tasks in a row on one thread, so that the fourth wakes another

@@ -48,12 +48,12 @@ struct Budget {
 }
 
 const BUDGET: Budget = Budget {
-    alone_owner: 16.5,
-    alone_keeper: 3.5,
-    many_owner: 9.3,
-    many_keeper: 0.4,
+    alone_owner: 12.2,
+    alone_keeper: 3.3,
+    many_owner: 5.9,
+    many_keeper: 0.45,
     wire: 35.0,
-    instructions: 14_000.0,
+    instructions: 13_500.0,
 };
 
 /// How many times each is measured.
