@@ -1,6 +1,7 @@
 //! The plots of README.
 
 use plotters::coord::Shift;
+use plotters::coord::combinators::BindKeyPoints;
 use plotters::prelude::*;
 
 use super::Res;
@@ -27,6 +28,22 @@ pub(crate) fn write(file: &str, charts: &[Chart<'_>]) -> Res<()> {
     Ok(())
 }
 
+/// The room for the legend, right of the lines, as a share of theirs.
+const LEGEND: f64 = 0.35;
+
+/// The numbers at an axis: powers of ten, or all that there are if these would be none or one.
+fn ticks(low: f64, high: f64, all: impl Iterator<Item = f64>) -> Vec<f64> {
+    let powers = (-9..=9).map(|power| 10_f64.powi(power));
+    let powers: Vec<f64> = powers.filter(|tick| (low..=high).contains(tick)).collect();
+    if powers.len() > 1 {
+        return powers;
+    }
+    let mut all: Vec<f64> = all.collect();
+    all.sort_unstable_by(f64::total_cmp);
+    all.dedup();
+    all
+}
+
 /// A number at an axis: as short as it can be told from its neighbours.
 fn label(value: &f64) -> String {
     match *value {
@@ -47,12 +64,14 @@ impl Chart<'_> {
                 .fold((low, high), |(low, high), x| (x.min(low), x.max(high)))
         };
         let (x, y) = (bounds(|p| p.0), bounds(|p| p.1));
+        let ticks = ticks(x.0, x.1, points().map(|p| p.0));
+        let right = x.1 * (x.1 / x.0).powf(LEGEND);
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(70)
             .build_cartesian_2d(
-                (x.0..x.1 * 1.1).log_scale(),
+                (x.0..right).log_scale().with_key_points(ticks),
                 (y.0 * 0.7..y.1 * 1.5).log_scale(),
             )?;
         chart
