@@ -254,10 +254,7 @@ fn take_in<G: GenServer>(item: Item<G>) -> Option<Next<G>> {
 fn work<G: GenServer>((seat, player, run): Next<G>) -> Option<Next<G>> {
     let mut work = serve(player, run.request().clone());
     match work.as_mut().now_or_never() {
-        Some((player, Served { ran, ver, crash })) => {
-            seat.gate.tell(run, ran, ver);
-            seat.settle(player, crash)
-        }
+        Some((player, served)) => seat.settle(player, run, served).1,
         None => {
             seat.go_on_as_task(work, run);
             None
@@ -282,9 +279,9 @@ impl<G: GenServer> Seat<G> {
     fn ask_now(self: Arc<Self>, player: Box<Player<G>>, mut direct: Direct) -> Option<Waiting> {
         let mut work = serve(player, direct.request().clone());
         match work.as_mut().now_or_never() {
-            Some((player, Served { ran, ver, crash })) => {
-                let waiting = self.gate.tell(Run::Direct(direct), ran, ver);
-                if let Some(next) = self.settle(player, crash) {
+            Some((player, served)) => {
+                let (waiting, next) = self.settle(player, Run::Direct(direct), served);
+                if let Some(next) = next {
                     hand_on(next);
                 }
                 waiting
@@ -314,9 +311,8 @@ impl<G: GenServer> Seat<G> {
         };
         let at_work = Arc::clone(&self);
         let running = tokio::spawn(async move {
-            let (player, Served { ran, ver, crash }) = work.await;
-            at_work.gate.tell(run, ran, ver);
-            if let Some(next) = at_work.settle(player, crash) {
+            let (player, served) = work.await;
+            if let (_, Some(next)) = at_work.settle(player, run, served) {
                 hand_on(next);
             }
         });
@@ -354,12 +350,24 @@ impl<G: GenServer> Seat<G> {
         None
     }
 
-    /// A request was handled, and what it came to was told to the part, before that of any later one can be: the player
-    /// takes the next if there is one. `crash`: it has ended.
-    fn settle(self: Arc<Self>, player: Box<Player<G>>, crash: Option<String>) -> Option<Next<G>> {
+    /// A request was handled: what it came to is told, before that of any later one can be (see [`Gate::tell`]), and the
+    /// player takes the next if there is one.
+    fn settle(
+        self: Arc<Self>,
+        player: Box<Player<G>>,
+        run: Run,
+        served: Served,
+    ) -> (Option<Waiting>, Option<Next<G>>) {
+        let Served { ran, ver, crash } = served;
+        let waiting = self.gate.tell(run, ran, ver);
+        (waiting, self.free(player, crash.is_some()))
+    }
+
+    /// The player is ready for the next request, or has crashed.
+    fn free(self: Arc<Self>, player: Box<Player<G>>, crashed: bool) -> Option<Next<G>> {
         let mut taken = lock(&self.taken);
         match &mut *taken {
-            Taken::Away { task, queue } if crash.is_none() => {
+            Taken::Away { task, queue } if !crashed => {
                 *task = None;
                 if let Some(run) = queue.pop_front() {
                     drop(taken);

@@ -82,7 +82,7 @@ impl Placement {
 }
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): every input bit reaches every output bit.
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

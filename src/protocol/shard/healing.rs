@@ -58,7 +58,7 @@ impl Copied<'_> {
             ver,
             data,
         } = self;
-        let data = data.to_vec().into();
+        let data = data.into();
         if is_hold {
             Msg::Hold {
                 key,

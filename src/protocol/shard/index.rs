@@ -7,22 +7,17 @@ use std::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-/// What there is for each number.
+use super::super::placement::mix;
+
+/// What there is for each number, which is mixed: parts count their numbers up.
 #[derive(Clone)]
 pub(super) struct Index<V> {
     entries: HashTable<(u64, V)>,
 }
 
-/// The last step of splitmix64, which leaves no pattern of the numbers that parts count up.
-fn mixed(number: u64) -> u64 {
-    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
 impl<V> Index<V> {
     pub(super) fn get(&self, number: u64) -> Option<&V> {
-        let found = self.entries.find(mixed(number), |entry| entry.0 == number);
+        let found = self.entries.find(mix(number), |entry| entry.0 == number);
         found.map(|entry| &entry.1)
     }
 
@@ -30,9 +25,9 @@ impl<V> Index<V> {
     pub(super) fn insert(&mut self, number: u64, value: V) {
         let (is_it, hash) = (
             |entry: &(u64, V)| entry.0 == number,
-            |entry: &(u64, V)| mixed(entry.0),
+            |entry: &(u64, V)| mix(entry.0),
         );
-        match self.entries.entry(mixed(number), is_it, hash) {
+        match self.entries.entry(mix(number), is_it, hash) {
             Entry::Occupied(mut entry) => entry.get_mut().1 = value,
             Entry::Vacant(entry) => drop(entry.insert((number, value))),
         }
@@ -41,7 +36,7 @@ impl<V> Index<V> {
     pub(super) fn remove(&mut self, number: u64) -> Option<V> {
         let found = self
             .entries
-            .find_entry(mixed(number), |entry| entry.0 == number);
+            .find_entry(mix(number), |entry| entry.0 == number);
         found.ok().map(|entry| entry.remove().0.1)
     }
 

@@ -79,6 +79,16 @@ impl Part {
         Self::in_view(me, view(1, &names), ranked(&names))
     }
 
+    /// A request for its key, as another node forwards it.
+    fn forward(&self, token: u64, request: Request) -> Msg {
+        let key = self.key.clone();
+        Msg::Forward {
+            key,
+            token,
+            request,
+        }
+    }
+
     /// The keeper of so many keys of a, of which its own is one.
     fn keeper_of(keys: usize) -> Self {
         let mut part = Self::of("b@h");
@@ -537,11 +547,7 @@ fn a_retry_of_what_is_still_in_hand_takes_its_place() {
         ..request(1)
     };
     assert_eq!(part.ask(2, retry.clone()), []);
-    let forward = Msg::Forward {
-        key: part.key.clone(),
-        token: 5,
-        request: retry,
-    };
+    let forward = part.forward(5, retry);
     assert_eq!(part.hear("c@h", forward), []);
     // There is one answer, for the latest.
     let effects = part.acked("b@h", 1);
@@ -983,11 +989,7 @@ fn a_node_that_quiesces_refuses_its_clients_and_says_when_it_is_quiet() {
 fn a_node_that_quiesces_lets_its_peers_wait_for_the_next_view() {
     let mut part = Part::owner_of_an_unacked_version();
     part.step(Input::Quiesce);
-    let forward = Msg::Forward {
-        key: part.key.clone(),
-        token: 5,
-        request: request(5),
-    };
+    let forward = part.forward(5, request(5));
     assert_eq!(runs(&part.hear("c@h", forward)), 0);
     assert!(part.acked("b@h", 1).contains(&Effect::Quiet));
 }
@@ -1005,11 +1007,7 @@ fn a_node_that_quiesces_does_not_claim_what_it_owns() {
     };
     part.hear("a@h", grant);
     part.step(Input::Quiesce);
-    let forward = Msg::Forward {
-        key: part.key.clone(),
-        token: 5,
-        request: request(5),
-    };
+    let forward = part.forward(5, request(5));
     part.hear("b@h", forward);
     // Its home has not heard that it owns the key, and would grant it anew.
     let effects = part.step(Input::Linked);
@@ -1069,11 +1067,7 @@ fn only_the_node_that_was_asked_answers_a_forwarded_request() {
 #[test]
 fn a_forwarded_request_that_comes_again_is_not_run_again_while_it_waits() {
     let mut part = Part::of("a@h");
-    let forward = Msg::Forward {
-        key: part.key.clone(),
-        token: 5,
-        request: request(5),
-    };
+    let forward = part.forward(5, request(5));
     assert_eq!(runs(&part.hear("c@h", forward.clone())), 1);
     assert_eq!(part.hear("c@h", forward.clone()), []);
     part.ran("five", Some("5"));
@@ -1271,11 +1265,7 @@ fn a_hint_saves_the_question_to_the_home() {
 #[test]
 fn who_gets_a_request_by_a_wrong_hint_asks_the_home() {
     let mut part = Part::of("b@h");
-    let forward = Msg::Forward {
-        key: part.key.clone(),
-        token: 1,
-        request: request(1),
-    };
+    let forward = part.forward(1, request(1));
     let effects = part.hear("c@h", forward);
     assert!(matches!(sent_to("a@h", &effects)[..], [Msg::Claim { .. }]));
 }
