@@ -1,5 +1,6 @@
 //! The course of the bench.
 
+use std::path::Path as File;
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,34 +26,27 @@ pub(crate) async fn play(role: String) -> Res<()> {
 
 pub(crate) fn drive() -> Res<()> {
     let options = Options::parse(
-        &["--seconds", "--repeat", "--in-flight", "--plot"],
+        &[
+            "--seconds",
+            "--repeat",
+            "--in-flight",
+            "--paths",
+            "--plot",
+        ],
         &["--json", "--allocations"],
     )?;
     let wait = Duration::from_secs(options.value("--seconds", 3)?);
     let repeat: u64 = options.value("--repeat", 3)?;
     let in_flights = options.list("--in-flight", &IN_FLIGHT)?;
+    let paths = options.list("--paths", &Path::ALL)?;
     // Nodes of their own: no surprise for those that run here already.
     let dir = tempfile::tempdir()?;
-    let mut systems = vec![
-        System::nodes(dir.path(), "bench", 1)?,
-        System::nodes(dir.path(), "pair", 2)?,
-        System::naive(dir.path())?,
-    ];
-    // Nobody counts what Erlang allocates.
-    let counts = crate::allocations().parse::<u64>().is_ok();
-    if counts {
-        eprintln!("counting: the two Erlang programs are left out");
-    } else if Command::new("erl").arg("-version").output().is_ok() {
-        systems.push(System::erlang(dir.path(), "plain")?);
-        systems.push(System::erlang(dir.path(), "batched")?);
-    } else {
-        eprintln!("no erl here: the two Erlang programs are left out (Debian: erlang-base)");
-    }
+    let mut systems = start(dir.path(), &paths)?;
     let mut report = Report::default();
     for round in 1..=repeat {
         for in_flight in &in_flights {
             for system in &mut systems {
-                for path in system.paths {
+                for path in system.paths.iter().filter(|path| paths.contains(path)) {
                     eprintln!("round {round} of {repeat}: {path}, {in_flight} in flight");
                     let figures = system.measure(path.order(), *in_flight, wait)?;
                     report.add(*path, *in_flight, figures);
@@ -78,6 +72,37 @@ pub(crate) fn drive() -> Res<()> {
         plot::write(file, &[chart])?;
     }
     Ok(())
+}
+
+/// Starts what these paths need.
+fn start(dir: &File, paths: &[Path]) -> Res<Vec<System>> {
+    let any = |of: &[Path]| of.iter().any(|path| paths.contains(path));
+    let mut systems = Vec::new();
+    if any(&System::ONE_BACKUP) {
+        systems.push(System::nodes(dir, "bench", 1)?);
+    }
+    if any(&[Path::LocalTwo]) {
+        systems.push(System::nodes(dir, "pair", 2)?);
+    }
+    if any(&[Path::Naive]) {
+        systems.push(System::naive(dir)?);
+    }
+    if !any(&[Path::Erlang, Path::ErlangBatched]) {
+        return Ok(systems);
+    }
+    // Nobody counts what Erlang allocates.
+    if crate::allocations().parse::<u64>().is_ok() {
+        eprintln!("counting: the two Erlang programs are left out");
+    } else if Command::new("erl").arg("-version").output().is_ok() {
+        for (path, module) in [(Path::Erlang, "plain"), (Path::ErlangBatched, "batched")] {
+            if any(&[path]) {
+                systems.push(System::erlang(dir, module)?);
+            }
+        }
+    } else {
+        eprintln!("no erl here: the two Erlang programs are left out (Debian: erlang-base)");
+    }
+    Ok(systems)
 }
 
 /// Asks the bench that counts.

@@ -48,7 +48,7 @@
 //! part, client, player, part; tokio hands over at most three tasks in a row on one thread, so that the fourth wakes another
 //! thread. In shared actors the client is the player: the chain is short enough, and a reward takes a third of the time.
 //!
-//! `cargo bench --bench cluster [-- --json] [--seconds N] [--repeat N] [--in-flight N,N]
+//! `cargo bench --bench cluster [-- --json] [--seconds N] [--repeat N] [--in-flight N,N] [--paths NAME,NAME]
 //! [--allocations] [--plot FILE.svg]`
 
 mod drive;

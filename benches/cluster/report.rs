@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -51,6 +52,17 @@ impl Path {
         matches!(self, Self::Erlang | Self::ErlangBatched)
     }
 
+    /// What the arguments call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::LocalTwo => "two",
+            Self::Naive => "naive",
+            Self::Erlang => "erlang",
+            Self::ErlangBatched => "batched",
+            other => other.order(),
+        }
+    }
+
     /// Whether it is not a reward at the player's own node.
     fn is_other(self) -> bool {
         matches!(self, Self::Spread | Self::Reads | Self::GuestReads)
@@ -67,6 +79,18 @@ impl Path {
             Self::GuestReads => "guest-reads",
             Self::Naive | Self::Erlang | Self::ErlangBatched => "-",
         }
+    }
+}
+
+impl FromStr for Path {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|path| path.name() == name);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.into_iter().map(Self::name).collect();
+            format!("no such path: {name}; there are {}", known.join(", "))
+        })
     }
 }
 

@@ -27,6 +27,16 @@ pub(crate) struct System {
 }
 
 impl System {
+    /// What nodes with one backup are asked.
+    pub(crate) const ONE_BACKUP: [Path; 6] = [
+        Path::Floor,
+        Path::Local,
+        Path::Guests,
+        Path::Reads,
+        Path::GuestReads,
+        Path::Spread,
+    ];
+
     /// Three nodes of the product.
     pub(crate) fn nodes(dir: &File, name: &str, backups: usize) -> Res<Self> {
         let mut processes = Vec::new();
@@ -50,14 +60,7 @@ impl System {
             process.expect("ready")?;
         }
         let paths = if backups == 1 {
-            &[
-                Path::Floor,
-                Path::Local,
-                Path::Guests,
-                Path::Reads,
-                Path::GuestReads,
-                Path::Spread,
-            ][..]
+            &Self::ONE_BACKUP[..]
         } else {
             &[Path::LocalTwo]
         };
