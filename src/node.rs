@@ -351,7 +351,7 @@ impl Node {
 
     /// Like [`call`](Self::call), but a retry with the same id, on any node, is not carried out twice: it gets
     /// the reply of the first. This holds as long as the id is among the last 32 that the actor was called with; calls
-    /// that another node forwarded have ids, too.
+    /// that another node forwards have ids, too, until their answers are heard.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -378,6 +378,7 @@ impl Node {
             id,
             payload,
             again: false,
+            span: 0,
         };
         let part = self.part_that_serves(key)?;
         let answer = match part.call(key, request).map_err(refused)? {

@@ -129,6 +129,7 @@ fn every_deliberate_defect_is_planted_in_a_model_check() {
         "model_views.rs",
         "model_lease.rs",
         "model_whole.rs",
+        "model_ids.rs",
     ];
     let text: String = models
         .iter()

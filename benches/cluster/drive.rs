@@ -26,13 +26,7 @@ pub(crate) async fn play(role: String) -> Res<()> {
 
 pub(crate) fn drive() -> Res<()> {
     let options = Options::parse(
-        &[
-            "--seconds",
-            "--repeat",
-            "--in-flight",
-            "--paths",
-            "--plot",
-        ],
+        &["--seconds", "--repeat", "--in-flight", "--paths", "--plot"],
         &["--json", "--allocations"],
     )?;
     let wait = Duration::from_secs(options.value("--seconds", 3)?);

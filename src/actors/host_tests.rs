@@ -147,6 +147,7 @@ fn request(number: i64) -> Request {
         id: None,
         payload: wire::encode(&number).unwrap(),
         again: false,
+        span: 0,
     }
 }
 

@@ -17,7 +17,8 @@ use crate::error::Crash;
 use crate::gen_server::GenServer;
 use crate::protocol::SHARDS;
 use crate::protocol::blob::Blob;
-use crate::protocol::ring::{Raw, Ring, Snapshot, SnapshotRef};
+use crate::protocol::defect::Planted;
+use crate::protocol::ring::{Known, Raw, Ring, Snapshot, SnapshotRef};
 use crate::protocol::shard::{Ran, Request};
 use crate::protocol::types::NodeName;
 use crate::supervisor::Restart;
@@ -280,14 +281,15 @@ impl<G: GenServer> Player<G> {
         let Life::Live(live) = &mut self.life else {
             unreachable!("it was just born");
         };
-        if let Some(reply) = request.id.as_ref().and_then(|id| live.ring.lookup(id)) {
-            return Ran::Done {
-                reply: Blob::from(reply),
-                data: None,
-            };
-        }
-        if request.again && live.ring.has_rolled() {
-            return Ran::Unknown;
+        match live.ring.judge(request.id, request.again, Planted::NONE) {
+            Known::New => {}
+            Known::Replied(reply) => {
+                return Ran::Done {
+                    reply: Blob::from(reply),
+                    data: None,
+                };
+            }
+            Known::Forgotten => return Ran::Unknown,
         }
         let call = match wire::decode::<G::Call>(&request.payload) {
             Ok(call) => call,
@@ -315,7 +317,7 @@ impl<G: GenServer> Player<G> {
             return Ran::Done { reply, data: None };
         }
         if let Some(id) = request.id {
-            live.ring.remember(id, &reply);
+            live.ring.remember(id, request.span, &reply);
         }
         live.ver += 1;
         let snapshot = SnapshotRef {

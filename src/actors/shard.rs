@@ -320,7 +320,7 @@ impl ShardActor {
     fn machine(&self, me: NodeId, view: View) -> Shard {
         let config = &self.shared.config;
         let waiting_max = (config.waiting_max / crate::protocol::SHARDS).max(1);
-        let mut machine = Shard::new(me, view, config.backups, waiting_max, self.index as u64)
+        let mut machine = Shard::new(me, view, config.backups, waiting_max, self.index as u16)
             .with_bytes_max(self.part().load.max());
         machine.plant(self.shared.planted);
         machine

@@ -65,6 +65,10 @@ defects! {
     RestSameVersion,
     /// A node takes a grant that answers a claim from before it put the actor to rest.
     GrantBeforeRest,
+    /// A node that forwards requests says that it has heard the answers to all before, whether or not it has.
+    UnheardForgotten,
+    /// An actor carries out a request that comes late, when its reply was heard and forgotten.
+    LateRequest,
 
     /// Those that live suffice to decide if all the others are known dead, however many these are.
     UnboundedDead,
@@ -171,7 +175,7 @@ mod tests {
 
     #[test]
     fn every_defect_is_found_by_its_name() {
-        assert_eq!(Defect::ALL.len(), 32);
+        assert_eq!(Defect::ALL.len(), 34);
         for defect in Defect::ALL {
             assert_eq!(format!("{defect:?}").parse(), Ok(*defect));
         }

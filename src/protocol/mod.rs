@@ -70,6 +70,9 @@
 //!   what it read, if all keepers have the version that it read, and the node has the lease of their view.
 //! - Puts and Holds are acknowledged by the frame: what says that a frame was taken in names those that are not kept. It
 //!   counts in the epoch that the frame was sent and taken in, like the single acknowledgements that it stands for.
+//! - A node that forwards a request gives it an id, and says with it how far back ids of its own may be asked for again. The
+//!   actor forgets the replies to those before, which were heard, and does not carry them out when they come once more,
+//!   late: `ring.rs`.
 //! - A claim says how many actors its sender has put to rest, and the grant repeats that: a grant of before a rest is
 //!   void. The argument is in `shard/rest.rs`.
 

@@ -40,6 +40,7 @@ use smallvec::SmallVec;
 use super::blob::Blob;
 use super::defect::{Defect, Planted};
 use super::placement::Placement;
+use super::ring::Issuer;
 use super::types::{Epoch, Key, KeyRef, NodeId, RequestId};
 use super::view::View;
 use table::Table;
@@ -84,6 +85,8 @@ pub struct Request {
     pub payload: Blob,
     /// It was sent or handled before: whoever cannot tell whether it was carried out must not carry it out.
     pub again: bool,
+    /// How far back its issuer may ask again: see [`Issuer::span`]. 0 where a client gave the id, or nobody.
+    pub span: u16,
 }
 
 /// The end of a request.
@@ -633,8 +636,6 @@ pub struct Shard {
     /// The bytes of `parked`.
     parked_bytes: usize,
     next_token: u64,
-    /// The ids that requests get here: this life, this part, a number.
-    next_id: u128,
     tick: u64,
     quiescing: bool,
     quiet_said: bool,
@@ -642,12 +643,11 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A part of a node that is alone. `seed` makes the ids of its forwards differ from those of its other
-    /// parts.
-    pub fn new(me: NodeId, view: View, backups: usize, pending_max: usize, seed: u64) -> Self {
+    /// The part number `part` of a node that is alone.
+    pub fn new(me: NodeId, view: View, backups: usize, pending_max: usize, part: u16) -> Self {
         let placement = Placement::of(&view);
-        let life = me.to_string();
         Self {
+            books: Books::new(Issuer::new(&me.to_string(), part)),
             me,
             backups,
             pending_max,
@@ -670,11 +670,8 @@ impl Shard {
             parked: Vec::new(),
             inquiries: BTreeMap::new(),
             rests: 0,
-            books: Books::default(),
             parked_bytes: 0,
             next_token: 0,
-            next_id: u128::from(xxhash_rust::xxh3::xxh3_64(life.as_bytes())) << 64
-                | u128::from(seed << 48),
             tick: 0,
             quiescing: false,
             quiet_said: false,
@@ -1055,6 +1052,9 @@ impl Shard {
                 Err("only the home of a key is told who has it")
             }
             Msg::Hold { key, .. } => self.check_top(key),
+            Msg::Forward { request, .. } if request.id.is_none() => {
+                Err("who forwards a request gives it an id")
+            }
             Msg::Grant { .. }
             | Msg::Put { .. }
             | Msg::PutAck { .. }

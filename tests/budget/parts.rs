@@ -60,6 +60,7 @@ pub(crate) fn run(rewards: u64) -> Res<()> {
             id: None,
             payload: Blob::from(&[0, 2]),
             again: false,
+            span: 0,
         };
         let input = Input::Request {
             token,

@@ -229,6 +229,7 @@ fn made_up(dice: &mut Dice, keys: &[Key], nodes: &[NodeId]) -> Msg {
                     .then(|| RequestId(u128::from(number(dice, 3)))),
                 payload: data,
                 again: dice.percent(50),
+                span: number(dice, 3) as u16,
             },
         },
         9 => Msg::Reply {

@@ -78,7 +78,7 @@ fn member(id: &NodeId) -> Member {
 }
 
 fn part(me: &NodeId, view: View) -> Shard {
-    Shard::new(me.clone(), view, 1, PENDING_MAX, me.incarnation).with_bytes_max(BYTES_MAX)
+    Shard::new(me.clone(), view, 1, PENDING_MAX, me.incarnation as u16).with_bytes_max(BYTES_MAX)
 }
 
 impl World {
@@ -203,6 +203,7 @@ impl World {
             id,
             payload: Blob::from(vec![7; length]),
             again: false,
+            span: 0,
         };
         self.nodes[n].open.insert(token, key.clone());
         let hints: [NodeId; 4] = std::array::from_fn(|n| self::id(n, 1));

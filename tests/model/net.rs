@@ -176,6 +176,7 @@ pub fn request(op: u8, again: bool) -> Request {
         id: Some(RequestId(u128::from(op))),
         payload: Blob::from(&OPS[usize::from(op)..][..1]),
         again,
+        span: 0,
     }
 }
 

@@ -308,7 +308,7 @@ impl Cfg {
             } else {
                 View::alone(ClusterId(100 + u64::from(n)), member.clone())
             };
-            let mut shard = Shard::new(member.id, view, self.backups as usize, 100, u64::from(n));
+            let mut shard = Shard::new(member.id, view, self.backups as usize, 100, u16::from(n));
             shard.plant(self.planted);
             Node::new(shard)
         };

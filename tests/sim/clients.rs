@@ -34,6 +34,7 @@ impl Try {
             id: self.id,
             payload: encode(&self.call),
             again: self.again,
+            span: 0,
         }
     }
 }
@@ -111,7 +112,7 @@ impl Cluster {
             let op = self.clients.next_op;
             self.clients.next_op += 1;
             self.books.begin(op, at, is_read);
-            let id = (!self.dice.percent(8)).then_some(RequestId(op.into()));
+            let id = (!self.dice.percent(self.plan.anonymous)).then_some(RequestId(op.into()));
             let call = Call {
                 key: at,
                 op,

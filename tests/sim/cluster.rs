@@ -156,6 +156,10 @@ impl Cluster {
         // From dice of their own: a seed without rests is the run that it always was, and those that once failed are.
         let mut naps = Dice::new(seed ^ 0x7e570f);
         plan.rests = naps.pick(&RESTS).unwrap_or_default();
+        // In some seeds, none of which is one of those.
+        if seed % 4 == 2 {
+            plan.anonymous = 60;
+        }
         Self {
             now: 0,
             sequence: 0,

@@ -215,7 +215,7 @@ impl Cluster {
                 let ver = process.parts[part]
                     .owned_state(&key)
                     .map_or(0, |(_, ver, _)| ver);
-                let actor = Actor::start(gen_, process.instances, &data, ver);
+                let actor = Actor::start(gen_, process.instances, &data, ver, self.plan.planted);
                 let before = process.actors.insert((part, key.clone()), actor);
                 if let Some(before) = before {
                     self.hand_back(p, part, &key, before);

@@ -19,6 +19,8 @@ pub struct Plan {
     pub nodes: usize,
     pub clients: usize,
     pub keys: usize,
+    /// How often a client gives a request no id, in percent: then nodes that forward it do.
+    pub anonymous: u64,
     /// The mean time between two operations of a client.
     pub client_pace: u64,
     /// For how long faults happen.
@@ -62,6 +64,7 @@ impl Plan {
             nodes: dice.between(3, nodes_max + 1) as usize,
             clients: dice.between(2, 7) as usize,
             keys: dice.between(1, 13) as usize,
+            anonymous: 8,
             client_pace: dice.between(20, 400),
             safety_ms,
             fault_pace: dice

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 use statekeeper::protocol::SHARDS;
 use statekeeper::protocol::blob::Blob;
+use statekeeper::protocol::defect::Planted;
 use statekeeper::protocol::members::{Members, Timings};
-use statekeeper::protocol::ring::{Ring, Snapshot};
+use statekeeper::protocol::ring::{Known, Ring, Snapshot};
 use statekeeper::protocol::shard::{Ran, Request, Shard};
 use statekeeper::protocol::types::{ClusterId, Epoch, Key, Kind, Member, Millis, NodeId};
 use statekeeper::protocol::view::View;
@@ -106,10 +107,11 @@ pub struct Actor {
     pub ver: u64,
     ring: Ring,
     log: Vec<OpId>,
+    planted: Planted,
 }
 
 impl Actor {
-    pub fn start(gen_: Epoch, instance: u64, data: &Blob, ver: u64) -> Self {
+    pub fn start(gen_: Epoch, instance: u64, data: &Blob, ver: u64, planted: Planted) -> Self {
         let snapshot: Snapshot = if data.is_empty() {
             Snapshot::default()
         } else {
@@ -128,6 +130,7 @@ impl Actor {
             ver,
             ring: snapshot.ring,
             log,
+            planted,
         }
     }
 
@@ -142,14 +145,15 @@ impl Actor {
     }
 
     fn handle(&mut self, request: &Request) -> Option<Ran> {
-        if let Some(reply) = request.id.as_ref().and_then(|id| self.ring.lookup(id)) {
-            return Some(Ran::Done {
-                reply: Blob::from(reply),
-                data: None,
-            });
-        }
-        if request.again && self.ring.has_rolled() {
-            return Some(Ran::Unknown);
+        match self.ring.judge(request.id, request.again, self.planted) {
+            Known::New => {}
+            Known::Replied(reply) => {
+                return Some(Ran::Done {
+                    reply: Blob::from(reply),
+                    data: None,
+                });
+            }
+            Known::Forgotten => return Some(Ran::Unknown),
         }
         let Call {
             key,
@@ -179,7 +183,7 @@ impl Actor {
             return Some(Ran::Done { reply, data: None });
         }
         if let Some(id) = request.id {
-            self.ring.remember(id, &reply);
+            self.ring.remember(id, request.span, &reply);
         }
         let snapshot = Snapshot {
             ring: self.ring.clone(),
@@ -350,7 +354,7 @@ fn parts(me: &NodeId, view: &View, plan: &Plan) -> Vec<Shard> {
             view.clone(),
             plan.backups,
             PENDING_MAX,
-            n as u64,
+            n as u16,
         );
         part.plant(plan.planted);
         part.sweep_at_once(plan.swept_at_once);

@@ -306,6 +306,7 @@ impl Cfg {
             id: Some(RequestId(op.into())),
             payload: Blob::from(&[op]),
             again,
+            span: 0,
         };
         self.part(
             w,

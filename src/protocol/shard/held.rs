@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::types::{Epoch, Key, NodeId};
+use super::super::ring::Issuer;
+use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::index::Index;
 use super::{
     Answer, Effect, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request, Shard,
@@ -65,7 +66,7 @@ impl Ran {
 }
 
 /// The requests of a part that are not answered.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Books {
     /// How many there are, in `wanted`, `forwarded`, `running` and `waiting`.
     pub(super) pending: usize,
@@ -73,9 +74,20 @@ pub(super) struct Books {
     pub(super) held: usize,
     /// Those that peers forwarded: what a peer sends again is not queued again.
     in_hand: BTreeMap<NodeId, Index<()>>,
+    /// Of the ids of those that clients of this node asked, and that were forwarded.
+    pub(super) issuer: Issuer,
 }
 
 impl Books {
+    pub(super) fn new(issuer: Issuer) -> Self {
+        Self {
+            pending: 0,
+            held: 0,
+            in_hand: BTreeMap::new(),
+            issuer,
+        }
+    }
+
     /// Counts a request that is taken in.
     pub(super) fn take_in(&mut self, pending: &Pending) {
         self.pending += 1;
@@ -87,7 +99,7 @@ impl Books {
     pub(super) fn release(&mut self, pending: &Pending) {
         self.pending -= 1;
         self.held -= pending.request.weight();
-        self.let_go(&pending.origin);
+        self.let_go(&pending.origin, pending.request.id);
     }
 
     /// Whether a peer has forwarded that, and it is not answered.
@@ -109,13 +121,21 @@ impl Books {
         }
     }
 
-    pub(super) fn let_go(&mut self, origin: &Origin) {
-        if let Origin::Peer(from, token) = origin
-            && let Some(tokens) = self.in_hand.get_mut(from)
-        {
-            tokens.remove(*token);
-            if tokens.is_empty() {
-                self.in_hand.remove(from);
+    /// Nobody waits any more for what `origin` asked under that id.
+    pub(super) fn let_go(&mut self, origin: &Origin, id: Option<RequestId>) {
+        match origin {
+            Origin::Local(_) => {
+                if let Some(id) = id {
+                    self.issuer.close(id);
+                }
+            }
+            Origin::Peer(from, token) => {
+                if let Some(tokens) = self.in_hand.get_mut(from) {
+                    tokens.remove(*token);
+                    if tokens.is_empty() {
+                        self.in_hand.remove(from);
+                    }
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::types::{Key, NodeId};
+use super::super::types::{Key, NodeId, RequestId};
 use super::index::Index;
 use super::{Origin, PARKED_MAX, Pending, REQUEST_BYTES, Rec, Shard, Slot};
 
@@ -79,6 +79,8 @@ impl Shard {
                 Origin::Peer(..) => None,
             })
             .collect();
+        let locals = all.iter().filter(|p| matches!(p.origin, Origin::Local(_)));
+        let ids: BTreeSet<RequestId> = locals.filter_map(|p| p.request.id).collect();
         let fresh = || {
             let slots = self.slots.values();
             slots.filter(|slot| slot.stamp() == self.sweep.stamp)
@@ -100,6 +102,10 @@ impl Shard {
                 self.books.in_hand().collect::<BTreeSet<_>>() == in_hand,
             ),
             ("the forwarded requests", self.forwarded_as == forwarded_as),
+            (
+                "the ids that may be asked for again",
+                self.books.issuer.open().all(|id| ids.contains(&id)),
+            ),
             ("the bytes of parked messages", self.parked_bytes == parked),
             (
                 "the limit of requests",

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::super::blob::Blob;
 use super::super::defect::{Defect, Planted};
-use super::super::types::{Epoch, Key, NodeId, RequestId};
+use super::super::types::{Epoch, Key, NodeId};
 use super::{
     Actor, Answer, Books, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Msg, Origin, Own,
     Pending, Ran, Request, Shard, Slot, Wanted,
@@ -171,7 +171,7 @@ impl Shard {
             return false;
         };
         let before = std::mem::replace(&mut first.origin, pending.origin.clone());
-        self.books.let_go(&before);
+        self.books.let_go(&before, pending.request.id);
         self.books.take_in_hand(&pending.origin);
         true
     }
@@ -487,13 +487,12 @@ impl Shard {
         mut pending: Pending,
         out: &mut Vec<Effect>,
     ) {
-        pending.request.id.get_or_insert_with(|| {
-            self.next_id += 1;
-            RequestId(self.next_id)
-        });
         self.next_token += 1;
+        let issuer = &mut self.books.issuer;
+        let id = *pending.request.id.get_or_insert_with(|| issuer.issue());
         if let Origin::Local(token) = pending.origin {
             self.forwarded_as.insert(token, self.next_token);
+            pending.request.span = issuer.span(id, self.planted);
         }
         let forwarded = Forwarded {
             to: owner.clone(),

@@ -62,6 +62,7 @@ fn request(n: u128) -> Request {
         id: Some(RequestId(n)),
         payload: Blob::EMPTY,
         again: false,
+        span: 0,
     }
 }
 
@@ -967,6 +968,7 @@ fn what_a_leaver_applied_without_an_id_is_unknown() {
             id: None,
             payload: Blob::EMPTY,
             again: false,
+            span: 0,
         },
     );
     part.ran("one", Some("1"));
@@ -1024,6 +1026,7 @@ fn a_forwarded_request_has_an_id() {
             id: None,
             payload: data("x"),
             again: false,
+            span: 0,
         },
     );
     let key = part.key.clone();
@@ -1037,9 +1040,81 @@ fn a_forwarded_request_has_an_id() {
     assert!(matches!(
         sent_to("b@h", &effects)[..],
         [Msg::Forward {
-            request: Request { id: Some(_), .. },
+            request: Request {
+                id: Some(_),
+                span: 1,
+                ..
+            },
             ..
         }]
+    ));
+    let without = Request {
+        id: None,
+        ..request(5)
+    };
+    let forward = part.forward(5, without);
+    let effects = part.hear("b@h", forward);
+    assert!(matches!(effects[..], [Effect::Refused { .. }]));
+}
+
+/// Asks without an id, of a node that forwards it, under that token: how far back it may ask again.
+fn forwarded_span(part: &mut Part, token: u64) -> u16 {
+    let without = Request {
+        id: None,
+        ..request(0)
+    };
+    let effects = part.ask_with(Some("b@h"), token, without);
+    match sent_to("b@h", &effects)[..] {
+        [Msg::Forward { request, .. }] => request.span,
+        _ => panic!("it is not forwarded: {effects:?}"),
+    }
+}
+
+#[test]
+fn a_node_says_how_far_back_what_it_forwarded_is_not_over() {
+    let mut part = Part::of("c@h");
+    let answer = |token| Msg::Reply {
+        token,
+        answer: Answer::Reply(data("x")),
+    };
+    assert_eq!(forwarded_span(&mut part, 11), 1);
+    assert_eq!(forwarded_span(&mut part, 12), 2);
+    part.hear("b@h", answer(2));
+    assert_eq!(forwarded_span(&mut part, 13), 3, "the first is open");
+    part.hear("b@h", answer(1));
+    assert_eq!(forwarded_span(&mut part, 14), 2, "the third is");
+    let key = part.key.clone();
+    part.step(Input::Cancel { key, token: 13 });
+    assert_eq!(forwarded_span(&mut part, 15), 2, "it was given up");
+    // Forwarded once more under a new view, they may be asked for again as before.
+    let effects = part.step(Input::Install(view(2, &["a@h", "b@h", "c@h"])));
+    let spans: Vec<u16> = sent_to("b@h", &effects)
+        .into_iter()
+        .filter_map(|msg| match msg {
+            Msg::Forward { request, .. } => Some(request.span),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(spans, [1, 2]);
+}
+
+#[test]
+fn a_request_of_another_node_keeps_its_span_on_its_way() {
+    let mut part = Part::of("c@h");
+    let request = Request {
+        span: 7,
+        ..request(5)
+    };
+    // It does not own the key, and asks the home.
+    let forward = part.forward(5, request.clone());
+    let effects = part.hear("a@h", forward);
+    assert_eq!(answers(&effects), []);
+    let key = part.key.clone();
+    let owner = id("b@h");
+    let effects = part.hear("a@h", Msg::OwnerIs { key, owner });
+    assert!(matches!(
+        sent_to("b@h", &effects)[..],
+        [Msg::Forward { request: sent, .. }] if *sent == request
     ));
 }
 
