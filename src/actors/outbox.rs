@@ -104,6 +104,8 @@ pub(super) struct Outbox {
     /// Frames of the peer that were taken in, and of which it was not told.
     taken: VecDeque<Taken>,
     flight: Option<Flight>,
+    /// The peer has answered, and this part has not sent since: others may wait for that.
+    expected: bool,
     answers: VecDeque<Msg>,
     /// What the answers hold that nobody else does.
     answers_bytes: usize,
@@ -175,13 +177,14 @@ impl Outbox {
         });
     }
 
-    /// Whether a frame is on its way.
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.flight.is_some()
+    /// Whether others may wait until this part sends or passes; from now on they need not.
+    pub(super) fn was_expected(&mut self) -> bool {
+        std::mem::take(&mut self.expected)
     }
 
     /// The peer took that frame in: the copies in it, if it is the one on its way.
     pub(super) fn arrived(&mut self, number: u64) -> Vec<Sent> {
+        self.expected = true;
         let flight = self.flight.take_if(|flight| flight.number == number);
         flight.map(|flight| flight.copies).unwrap_or_default()
     }
@@ -199,12 +202,14 @@ impl Outbox {
         self.taken.pop_front()
     }
 
-    /// Time passed: what does not arrive is not waited for for ever. The peer dropped the frame, for want of its view.
-    pub(super) fn tick(&mut self) {
-        self.flight.take_if(|flight| {
+    /// Time passed: what does not arrive is not waited for for ever. The peer dropped the frame, for want of its view. Whether
+    /// that is so now.
+    pub(super) fn tick(&mut self) -> bool {
+        let given_up = self.flight.take_if(|flight| {
             flight.waited += 1;
             flight.waited >= WAITED_MAX
         });
+        given_up.is_some()
     }
 
     /// The connection is gone, or never was.
@@ -229,12 +234,17 @@ impl Outbox {
         self.heals.clear();
     }
 
-    /// Whether there is something to send now.
-    pub(super) fn is_ready(&self) -> bool {
+    /// Whether there is something to send now; `may_ask`: also what the peer is to say of that it took it in.
+    pub(super) fn is_ready(&self, may_ask: bool) -> bool {
+        !self.taken.is_empty() || !self.answers.is_empty() || may_ask && self.would_ask()
+    }
+
+    /// Whether there is something to ask, and no frame in flight.
+    pub(super) fn would_ask(&self) -> bool {
         let waiting = !self.requests.is_empty()
             || !self.puts.queued.is_empty()
             || !self.heals.queued.is_empty();
-        !self.taken.is_empty() || !self.answers.is_empty() || waiting && self.flight.is_none()
+        waiting && self.flight.is_none()
     }
 
     /// The next answer to send.
@@ -292,8 +302,9 @@ mod tests {
     fn only_the_frame_on_its_way_arrives() {
         let mut outbox = Outbox::default();
         outbox.sent(1, vec![put("a")]);
-        (0..WAITED_MAX).for_each(|_| outbox.tick());
-        assert!(!outbox.is_in_flight());
+        assert!((1..WAITED_MAX).all(|_| !outbox.tick()));
+        assert!(outbox.tick());
+        assert!(!outbox.tick());
         outbox.sent(2, vec![put("b")]);
         assert_eq!(outbox.arrived(1), []);
         assert_eq!(outbox.arrived(2), [put("b")]);
@@ -316,7 +327,7 @@ mod tests {
         assert_eq!(heal(&mut outbox), Some(key("a")));
         assert_eq!(put(&mut outbox), Some(key("d")));
         assert_eq!(heal(&mut outbox), Some(key("c")));
-        assert!(!outbox.is_ready());
+        assert!(!outbox.is_ready(true));
         assert_eq!((put(&mut outbox), heal(&mut outbox)), (None, None));
     }
 
@@ -328,7 +339,7 @@ mod tests {
         outbox.take_in(Taken { number: 7, copies });
         outbox.clear();
         assert_eq!(outbox.arrived(1), []);
-        assert!(!outbox.is_in_flight());
+        assert!(outbox.flight.is_none());
         let copies = Copies::Void;
         assert_eq!(outbox.next_taken(), Some(Taken { number: 7, copies }));
     }

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tracing::{debug, error, info};
 
-use crate::net::Arrival;
+use crate::net::{Arrival, Ties};
 use crate::protocol::blob::Blob;
 use crate::protocol::shard::{
     Answer, Effect, Input, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran, Request, Shard,
@@ -99,6 +99,8 @@ pub(crate) enum Item {
     Restart { key: Key, gen_: Epoch },
     /// A frame of a peer.
     Frame { from: NodeId, bytes: Arrival },
+    /// A peer has answered the others: what this part has to ask it may go.
+    MayAsk,
     /// The connection to a peer ended: what was in flight is lost.
     LinkDown { peer: NodeId },
     /// A peer was connected.
@@ -171,6 +173,8 @@ pub(crate) struct State {
     _calls: OpenCalls,
     /// Peers that were shown or asked for a view since the last tick.
     told: Vec<NodeId>,
+    /// A tick has passed: what waits for the frames of other parts need not wait longer.
+    ticked: bool,
     /// Frames of another cluster: of the one that this node is about to be admitted to, perhaps.
     early: Vec<(NodeId, Vec<u8>)>,
     /// Whether the membership was told that this part holds something.
@@ -242,6 +246,7 @@ impl Actor for ShardActor {
             quiet: None,
             _calls: OpenCalls(Arc::clone(self.part())),
             told: Vec::new(),
+            ticked: false,
             early: Vec::new(),
             had_data: false,
         })
@@ -434,6 +439,8 @@ impl ShardActor {
             Item::Ended { gate } => self.ended(myself, s, &gate, true),
             Item::Restart { key, gen_ } => self.step(myself, s, Input::Restart { key, gen_ }),
             Item::Frame { from, bytes } => self.frame(myself, s, &from, &bytes),
+            // It goes at the end of the round.
+            Item::MayAsk => {}
             Item::LinkDown { peer } => s.outboxes.retain(|(id, _)| *id != peer),
             Item::LinkUp => self.step(myself, s, Input::Linked),
             Item::Leased => self.step(myself, s, Input::Leased),
@@ -451,7 +458,12 @@ impl ShardActor {
             }
             Item::Tick => {
                 s.told.clear();
-                s.outboxes.iter_mut().for_each(|(_, outbox)| outbox.tick());
+                s.ticked = true;
+                for (peer, outbox) in &mut s.outboxes {
+                    if outbox.tick() {
+                        self.shared.give_up(peer, self.index);
+                    }
+                }
                 s.hints.tick();
                 let patience = self.shared.config.call_timeout.as_millis();
                 let patience = patience.div_ceil(TICK.as_millis());
@@ -811,11 +823,17 @@ impl ShardActor {
             machine,
             outboxes,
             frames,
+            ticked,
             ..
         } = s;
+        let ticked = std::mem::take(ticked);
         let (cluster, epoch) = (machine.view().cluster, machine.epoch());
         for (peer, outbox) in outboxes.iter_mut() {
-            while outbox.is_ready() && self.shared.has_room(peer) {
+            // Answers do not wait for others, and after a while nothing does.
+            let would_ask = outbox.would_ask();
+            let mut may_ask = would_ask && (ticked || self.shared.may_ask(peer, self.index));
+            let mut passes = outbox.was_expected();
+            while outbox.is_ready(may_ask) && self.shared.has_room(peer) {
                 let mut frame = Frame::default();
                 while !frame.is_full()
                     && let Some(msg) = outbox.next_answer()
@@ -823,7 +841,7 @@ impl ShardActor {
                     frame.push(&msg);
                 }
                 let mut number = 0;
-                if !outbox.is_in_flight() && !frame.is_full() {
+                if may_ask && !frame.is_full() {
                     let mut copies = Vec::new();
                     let answers = frame.len();
                     while !frame.is_full()
@@ -864,18 +882,28 @@ impl ShardActor {
                         *frames += 1;
                         number = *frames;
                         outbox.sent(number, copies);
+                        may_ask = false;
                     }
                 }
                 let taken = outbox.next_taken();
                 if frame.len() == 0 && taken.is_none() {
                     break;
                 }
+                let ties = Ties {
+                    asks: number > 0,
+                    answers: taken.is_some(),
+                };
                 let header = Header::new(cluster, epoch, number, taken);
-                if !self.shared.send(peer, self.index, frame.finish(header)) {
+                let bytes = frame.finish(header);
+                passes = false;
+                if !self.shared.send(peer, self.index, ties, bytes) {
                     // What matters is sent again when it is connected.
                     outbox.disconnected();
                     break;
                 }
+            }
+            if passes {
+                self.shared.pass(peer, self.index);
             }
         }
     }

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 use crate::config::Config;
 use crate::guardian::Guardian;
 use crate::info::ViewInfo;
-use crate::net::{Event, Net};
+use crate::net::{Event, Net, Ties};
 use crate::protocol::SHARDS;
 use crate::protocol::defect::Planted;
 use crate::protocol::members::{Msg, Status};
@@ -138,8 +138,9 @@ impl Shared {
     }
 
     /// Sends to a connected peer; false if it is not.
-    pub(crate) fn send(&self, to: &NodeId, lane: usize, bytes: Vec<u8>) -> bool {
-        self.net().is_some_and(|net| net.send(to, lane, bytes))
+    pub(crate) fn send(&self, to: &NodeId, lane: usize, ties: Ties, bytes: Vec<u8>) -> bool {
+        self.net()
+            .is_some_and(|net| net.send(to, lane, ties, bytes))
     }
 
     /// Whether a peer takes in what was sent before; what is not connected has no room to wait for.
@@ -147,9 +148,28 @@ impl Shared {
         self.net().is_none_or(|net| net.has_room(to))
     }
 
+    /// Whether a part may ask a peer now: its own frames wait for each other, and those of the parts as well.
+    pub(crate) fn may_ask(&self, to: &NodeId, lane: usize) -> bool {
+        self.net().is_none_or(|net| net.may_ask(to, lane))
+    }
+
+    /// A part waits no longer for a peer to answer it.
+    pub(crate) fn give_up(&self, to: &NodeId, lane: usize) {
+        if let Some(net) = self.net() {
+            net.give_up(to, lane);
+        }
+    }
+
+    /// A part has nothing to send to a peer that has answered it.
+    pub(crate) fn pass(&self, to: &NodeId, lane: usize) {
+        if let Some(net) = self.net() {
+            net.pass(to, lane);
+        }
+    }
+
     /// Sends a message of the membership.
     pub(crate) fn tell(&self, to: &NodeId, msg: &Msg) {
-        self.send(to, CONTROL_LANE, wire::control(msg));
+        self.send(to, CONTROL_LANE, Ties::default(), wire::control(msg));
     }
 
     /// The peer is in an older epoch.
@@ -197,6 +217,11 @@ impl Shared {
             Event::Frame { from, lane, bytes } => {
                 if let Some(part) = self.parts.get(lane) {
                     part.inbox.push(shard::Item::Frame { from, bytes });
+                }
+            }
+            Event::MayAsk { lane } => {
+                if let Some(part) = self.parts.get(lane) {
+                    part.inbox.push(shard::Item::MayAsk);
                 }
             }
             Event::LinkUp(peer) => {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   ractor's    length: 8 bytes, big endian                          so many bytes of protobuf
-//!   a part's    1, lane, 0, 0, length: 4 bytes, big endian           so many bytes for that part
+//!   a part's    1, lane, ties, 0, length: 4 bytes, big endian        so many bytes for that part
 //! ```
 //! No frame of ractor's is so long that its first byte is not 0: the first byte tells which of the two a frame is.
 
@@ -12,8 +12,8 @@ use super::PAYLOAD_MAX;
 pub(super) const FRAME_MAX: u64 = ractor_cluster::DEFAULT_MAX_INBOUND_FRAME_SIZE;
 /// The first byte of a part's frame.
 pub(super) const PART: u8 = 1;
-/// The most lanes, so that each has its byte.
-pub(super) const LANES_MAX: usize = 256;
+/// The most lanes, so that each has its bit.
+pub(super) const LANES_MAX: usize = 64;
 
 /// The bytes before a frame.
 pub(super) type Head = [u8; 8];
@@ -93,30 +93,60 @@ impl Meter {
     }
 }
 
-/// The head of a part's frame.
-pub(super) fn head(lane: usize, length: usize) -> Head {
-    debug_assert!(lane < LANES_MAX && length <= PAYLOAD_MAX);
-    let [a, b, c, d] = (length as u32).to_be_bytes();
-    [PART, lane as u8, 0, 0, a, b, c, d]
+/// How a part's frame hangs together with those of the other direction: see [`groups`](super::groups).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ties {
+    /// Its sender waits, before it sends the next one of that lane, until it hears that this one was taken in.
+    pub(crate) asks: bool,
+    /// It says that one was.
+    pub(crate) answers: bool,
 }
 
-/// The lane and the length that a head says, if it is one of a part's frame.
-fn read_head(head: Head, parts: usize) -> Result<(usize, usize), Impossible> {
-    let [PART, lane, 0, 0, length @ ..] = head else {
+impl Ties {
+    fn to_bits(self) -> u8 {
+        u8::from(self.asks) | u8::from(self.answers) << 1
+    }
+
+    fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 4).then_some(Self {
+            asks: bits & 1 != 0,
+            answers: bits & 2 != 0,
+        })
+    }
+}
+
+/// The head of a part's frame.
+pub(super) fn head(lane: usize, ties: Ties, length: usize) -> Head {
+    debug_assert!(lane < LANES_MAX && length <= PAYLOAD_MAX);
+    let [a, b, c, d] = (length as u32).to_be_bytes();
+    [PART, lane as u8, ties.to_bits(), 0, a, b, c, d]
+}
+
+/// The lane, the ties and the length that a head says, if it is one of a part's frame.
+fn read_head(head: Head, parts: usize) -> Result<(usize, Ties, usize), Impossible> {
+    let [PART, lane, ties, 0, length @ ..] = head else {
         return Err(Impossible::Malformed);
     };
     let lane = usize::from(lane);
-    if lane >= parts {
+    let Some(ties) = Ties::from_bits(ties).filter(|_| lane < parts) else {
         return Err(Impossible::Malformed);
-    }
+    };
     match usize::try_from(u32::from_be_bytes(length)) {
-        Ok(length) if length <= PAYLOAD_MAX => Ok((lane, length)),
+        Ok(length) if length <= PAYLOAD_MAX => Ok((lane, ties, length)),
         _ => Err(Impossible::Oversized),
     }
 }
 
-/// A whole frame of a part: its lane and its payload.
-pub(super) type Frame = (usize, Vec<u8>);
+/// A whole frame of a part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Frame {
+    /// For which part.
+    pub(super) lane: usize,
+    /// How it hangs together with others.
+    pub(super) ties: Ties,
+    /// What it says.
+    pub(super) body: Vec<u8>,
+}
 
 /// What the next bytes of a link are.
 #[derive(Debug, PartialEq, Eq)]
@@ -142,6 +172,7 @@ struct Part {
     head: Head,
     head_filled: usize,
     lane: usize,
+    ties: Ties,
     length: usize,
     /// Grows by what arrives, whatever the head says.
     body: Vec<u8>,
@@ -178,7 +209,7 @@ impl Part {
             if self.head_filled < self.head.len() {
                 return Ok((bytes.len(), None));
             }
-            (self.lane, self.length) = read_head(self.head, parts)?;
+            (self.lane, self.ties, self.length) = read_head(self.head, parts)?;
         }
         let n = rest.len().min(self.length - self.body.len());
         let taken = bytes.len() - rest.len() + n;
@@ -186,8 +217,10 @@ impl Part {
         if self.body.len() < self.length {
             return Ok((taken, None));
         }
-        let Self { lane, body, .. } = std::mem::take(self);
-        Ok((taken, Some((lane, body))))
+        let Self {
+            lane, ties, body, ..
+        } = std::mem::take(self);
+        Ok((taken, Some(Frame { lane, ties, body })))
     }
 }
 

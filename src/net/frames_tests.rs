@@ -9,7 +9,16 @@ fn ractors(body: &[u8]) -> Vec<u8> {
 }
 
 fn part(lane: usize, body: &[u8]) -> Vec<u8> {
-    [&head(lane, body.len())[..], body].concat()
+    let ties = Ties::default();
+    [&head(lane, ties, body.len())[..], body].concat()
+}
+
+fn plain(lane: usize, body: &[u8]) -> Frame {
+    Frame {
+        lane,
+        ties: Ties::default(),
+        body: body.to_vec(),
+    }
 }
 
 /// What came of some bytes.
@@ -17,7 +26,7 @@ fn part(lane: usize, body: &[u8]) -> Vec<u8> {
 struct Seen {
     ractors: Vec<u8>,
     carried: Vec<Carries>,
-    parts: Vec<(usize, Vec<u8>)>,
+    parts: Vec<Frame>,
 }
 
 fn split(
@@ -64,7 +73,7 @@ fn frames_are_told_apart_however_they_are_cut() {
     let expected = Seen {
         ractors: ractors.concat(),
         carried: vec![Carries::Auth, Carries::Node, Carries::Control],
-        parts: vec![(0, vec![]), (2, vec![1; 40]), (1, vec![0x12; 300])],
+        parts: vec![plain(0, b""), plain(2, &[1; 40]), plain(1, &[0x12; 300])],
     };
     for cut in 1..=bytes.len() {
         for ractor_max in [1, 8, usize::MAX] {
@@ -97,7 +106,7 @@ fn impossible_heads_are_refused_wherever_they_are_cut() {
             Impossible::Malformed,
         ),
         (vec![PART, 255, 0, 0, 0, 0, 0, 1], Impossible::Malformed),
-        (vec![PART, 0, 1, 0, 0, 0, 0, 1], Impossible::Malformed),
+        (vec![PART, 0, 4, 0, 0, 0, 0, 1], Impossible::Malformed),
         (vec![PART, 0, 0, 1, 0, 0, 0, 1], Impossible::Malformed),
         (vec![PART, 0, 0, 0, a, b, c, d], Impossible::Oversized),
         (
@@ -113,8 +122,23 @@ fn impossible_heads_are_refused_wherever_they_are_cut() {
                 .chunks(cut)
                 .try_for_each(|some| split(&mut splitter, some, usize::MAX, &mut seen));
             assert_eq!(result, Err(expected), "{after:?}, cut at {cut}");
-            assert_eq!(seen.parts, [(0, b"before".to_vec())]);
+            assert_eq!(seen.parts, [plain(0, b"before")]);
         }
+    }
+}
+
+#[test]
+fn a_frame_says_what_it_is_tied_to() {
+    let mut seen = Seen::default();
+    for bits in 0..4 {
+        let bytes = [PART, 2, bits, 0, 0, 0, 0, 1, 7];
+        split(&mut Splitter::new(PARTS), &bytes, 8, &mut seen).unwrap();
+        let ties = Ties {
+            asks: bits & 1 != 0,
+            answers: bits & 2 != 0,
+        };
+        assert_eq!(seen.parts.pop().map(|frame| frame.ties), Some(ties));
+        assert_eq!(head(2, ties, 1), bytes[..8]);
     }
 }
 
@@ -128,7 +152,12 @@ fn the_longest_frames_are_possible() {
     );
     let mut splitter = Splitter::new(PARTS);
     assert_eq!(
-        split(&mut splitter, &head(2, PAYLOAD_MAX), 8, &mut seen),
+        split(
+            &mut splitter,
+            &head(2, Ties::default(), PAYLOAD_MAX),
+            8,
+            &mut seen
+        ),
         Ok(())
     );
 }
@@ -137,7 +166,7 @@ fn the_longest_frames_are_possible() {
 fn memory_grows_by_what_arrives() {
     let mut splitter = Splitter::new(PARTS);
     let mut seen = Seen::default();
-    let begun = [&head(2, PAYLOAD_MAX)[..], &[7; 100]].concat();
+    let begun = [&head(2, Ties::default(), PAYLOAD_MAX)[..], &[7; 100]].concat();
     split(&mut splitter, &begun, 8, &mut seen).unwrap();
     assert!(splitter.part.body.capacity() < 1024);
     assert_eq!(seen, Seen::default());

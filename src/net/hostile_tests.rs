@@ -137,10 +137,10 @@ async fn strangers_and_misbehaving_peers_do_no_harm() {
     .await;
 
     // So do frames of parts that cannot be: there is one part. Good ones are of no use on a link that is not ready.
-    let good = [&frames::head(0, 2)[..], b"hi"].concat();
+    let good = [&frames::head(0, Ties::default(), 2)[..], b"hi"].concat();
     for (n, head) in [
-        frames::head(1, 1),
-        [frames::PART, 0, 1, 0, 0, 0, 0, 1],
+        frames::head(1, Ties::default(), 1),
+        [frames::PART, 0, 4, 0, 0, 0, 0, 1],
         [frames::PART, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
     ]
     .into_iter()
@@ -224,7 +224,7 @@ async fn strangers_and_misbehaving_peers_do_no_harm() {
     ));
 
     assert!(
-        !net.send(&mallory(21, 10).member.id, 0, vec![1]),
+        !net.send(&mallory(21, 10).member.id, 0, Ties::default(), vec![1]),
         "there is no link"
     );
     assert!(events.try_recv().is_err(), "no link ever came up");

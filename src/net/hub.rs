@@ -14,7 +14,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::arbiter::{Choice, Existing, Known};
 use super::counters::{Refusals, Tally, Throttle, count};
 use super::dial::Dials;
+use super::frames::Ties;
 use super::gateway::Envelope;
+use super::groups::Lanes;
 use super::handover::{Pending, is_refused};
 use super::handshake::{Face, Refusal};
 use super::link::{Link, Stage, Undelivered};
@@ -378,14 +380,14 @@ impl Hub {
     }
 
     /// Sends to a linked peer; false if it cannot be.
-    pub(super) fn send(&self, to: &NodeId, lane: usize, bytes: Vec<u8>) -> bool {
+    pub(super) fn send(&self, to: &NodeId, lane: usize, ties: Ties, bytes: Vec<u8>) -> bool {
         let Some(link) = current(&self.read(), to).cloned() else {
             return false;
         };
         let sent = if lane == self.control_lane() {
             link.send_control(bytes)
         } else {
-            link.send(lane, bytes)
+            link.send(lane, ties, bytes)
         };
         match sent {
             Ok(()) => true,
@@ -396,6 +398,36 @@ impl Hub {
                 false
             }
             Err(Untaken::Closed) => false,
+        }
+    }
+
+    /// Parts that wait with what they have to ask a peer need wait no longer.
+    pub(super) fn may_ask_now(&self, lanes: Lanes) {
+        let lanes = (0..self.control_lane()).filter(|lane| lanes & 1 << lane != 0);
+        lanes.for_each(|lane| (self.events)(Event::MayAsk { lane }));
+    }
+
+    /// A part waits no longer for a peer to answer it.
+    pub(super) fn give_up(&self, to: &NodeId, lane: usize) {
+        let given_up = Ties {
+            asks: false,
+            answers: true,
+        };
+        let link = current(&self.read(), to).cloned();
+        if let Some(link) = link {
+            self.may_ask_now(link.out.arrived([(lane, given_up)].into_iter()));
+        }
+    }
+
+    /// Whether a part may ask a peer now; else [`Event::MayAsk`] says when it may.
+    pub(super) fn may_ask(&self, to: &NodeId, lane: usize) -> bool {
+        current(&self.read(), to).is_none_or(|link| link.out.may_ask(lane))
+    }
+
+    /// A part has nothing to send to a peer that has answered it.
+    pub(super) fn pass(&self, to: &NodeId, lane: usize) {
+        if let Some(link) = current(&self.read(), to) {
+            link.out.pass(lane);
         }
     }
 

@@ -17,6 +17,7 @@ use ractor_cluster::NodeSessionMessage;
 use tokio::sync::watch;
 
 use super::arbiter::Existing;
+use super::frames::Ties;
 use super::gateway::Envelope;
 use super::handshake::Face;
 use super::outgoing::{Outgoing, Untaken};
@@ -359,8 +360,8 @@ impl Link {
     }
 
     /// Sends a frame of a part, of at most [`super::PAYLOAD_MAX`].
-    pub(super) fn send(&self, lane: usize, bytes: Vec<u8>) -> Result<(), Untaken> {
-        self.out.send(lane, bytes)
+    pub(super) fn send(&self, lane: usize, ties: Ties, bytes: Vec<u8>) -> Result<(), Untaken> {
+        self.out.send(lane, ties, bytes)
     }
 
     /// Sends a control frame, of at most [`super::PAYLOAD_MAX`]: through ractor, whose sessions lead to the gateway.

@@ -119,12 +119,20 @@ fn a_link_opens_once() {
 #[test]
 fn parts_send_while_the_link_is_up() {
     let (link, events, _) = link();
-    assert_eq!(link.send(0, vec![1]), Err(Untaken::Closed), "not yet");
+    assert_eq!(
+        link.send(0, Ties::default(), vec![1]),
+        Err(Untaken::Closed),
+        "not yet"
+    );
     link.open(&events);
-    assert_eq!(link.send(0, vec![1]), Ok(()));
+    assert_eq!(link.send(0, Ties::default(), vec![1]), Ok(()));
     assert_eq!(link.out.frames(), 1);
     link.close();
-    assert_eq!(link.send(0, vec![1]), Err(Untaken::Closed), "no longer");
+    assert_eq!(
+        link.send(0, Ties::default(), vec![1]),
+        Err(Untaken::Closed),
+        "no longer"
+    );
     assert_eq!(link.out.frames(), 0, "nobody will write it");
 }
 
@@ -133,7 +141,7 @@ fn whoever_hears_of_the_link_can_send_at_once() {
     let link = Arc::new(Link::new(1, peer(), true, 3));
     let sent = Arc::new(Mutex::new(Vec::new()));
     let (from, to) = (Arc::clone(&link), Arc::clone(&sent));
-    let events: Events = Arc::new(move |_| lock(&to).push(from.send(0, vec![1])));
+    let events: Events = Arc::new(move |_| lock(&to).push(from.send(0, Ties::default(), vec![1])));
     assert!(link.open(&events));
     assert_eq!(*lock(&sent), [Ok(())]);
 }

@@ -25,6 +25,7 @@ mod counters;
 mod dial;
 mod frames;
 mod gateway;
+mod groups;
 mod handover;
 mod handshake;
 mod hub;
@@ -54,6 +55,7 @@ use crate::protocol::types::{Member, NodeId};
 
 pub use self::counters::Counters;
 pub(crate) use self::dial::DialError;
+pub(crate) use self::frames::Ties;
 pub(crate) use self::link::{Arrival, lock};
 
 /// How long a stop waits until what was sent is written, and as long again until the peers have closed.
@@ -119,6 +121,11 @@ pub(crate) enum Event {
         lane: usize,
         /// What it says.
         bytes: Arrival,
+    },
+    /// A part that waits with what it has to ask a peer need wait no longer.
+    MayAsk {
+        /// Whose lane it is.
+        lane: usize,
     },
     /// Its guardian says that the process of that life has ended.
     Died(NodeId),
@@ -235,17 +242,32 @@ impl Net {
     ///
     /// A frame longer than [`PAYLOAD_MAX`] is not sent. A peer for which too much waits (200,000 frames or 64 MiB) loses
     /// its link; see [`has_room`](Self::has_room).
-    pub(crate) fn send(&self, to: &NodeId, lane: usize, bytes: Vec<u8>) -> bool {
+    pub(crate) fn send(&self, to: &NodeId, lane: usize, ties: Ties, bytes: Vec<u8>) -> bool {
         if bytes.len() > PAYLOAD_MAX {
             tracing::error!(peer = %to, length = bytes.len(), "the frame is too long to be sent");
             return false;
         }
-        self.hub.send(to, lane, bytes)
+        self.hub.send(to, lane, ties, bytes)
     }
 
     /// Whether little enough waits to be written to that peer for more to be sent.
     pub(crate) fn has_room(&self, to: &NodeId) -> bool {
         self.hub.has_room(to)
+    }
+
+    /// Whether a part may send a frame that [asks](Ties::asks) to that peer now; else [`Event::MayAsk`] says when it may.
+    pub(crate) fn may_ask(&self, to: &NodeId, lane: usize) -> bool {
+        self.hub.may_ask(to, lane)
+    }
+
+    /// A part waits no longer for that peer to answer it: nobody need wait for that.
+    pub(crate) fn give_up(&self, to: &NodeId, lane: usize) {
+        self.hub.give_up(to, lane);
+    }
+
+    /// A part has nothing to send to that peer, which has answered it: nobody need wait for it.
+    pub(crate) fn pass(&self, to: &NodeId, lane: usize) {
+        self.hub.pass(to, lane);
     }
 
     /// A frame arrived whole, but what it carries cannot be decoded; returns how many did so far.

@@ -4,23 +4,24 @@
 //! ```text
 //!   Free ──somebody adds a frame──▶ Taken ──all is written──▶ Free
 //!    │                                │ ▲
-//!    │ a frame of many  the socket is full  the socket has room: the writer's task goes on
+//!    │ others follow    the socket is full  the socket has room: the writer's task goes on
 //!    ▼                                ▼ │
-//!   Soon ──the writer's task──▶     Blocked
+//!   Soon ──the last of them, or the writer's task──▶     Blocked
 //! ```
-//! Who adds a small frame writes it to the socket himself, at once, unless somebody writes already: that one takes it
-//! along. So a lone frame waits for no task. Where a frame carries many messages, other parts are about to send theirs:
-//! it waits until they had their turn, and frames that come together leave together.
+//! Who adds a frame writes it to the socket himself, at once, unless somebody writes already: that one takes it along. So a
+//! lone frame waits for no task. Where other parts are about to send theirs ([`Groups`] knows) it waits for the last of
+//! them, or until they had their turn, and frames that belong together leave together.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
-use super::frames::{self, Carries, Head};
+use super::frames::{self, Carries, Head, Ties};
+use super::groups::{Groups, Lanes};
 use super::link::lock;
 
 /// The most frames that wait to be written to one peer.
@@ -38,6 +39,9 @@ const ROUNDS_MAX: usize = 4;
 
 /// With more bytes than these, a frame carries more than one message, mostly.
 const LONE_BYTES: usize = 96;
+
+/// How many turns those have who are expected, until what waits is written without theirs.
+const TURNS_MAX: usize = 4;
 
 /// Why a frame was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +61,7 @@ enum Turn {
     Taken,
     /// The writer's task, when the socket has room.
     Blocked,
-    /// The writer's task, when others had their turn.
+    /// The last of those who are expected, or the writer's task, when they had their turn.
     Soon,
 }
 
@@ -99,6 +103,7 @@ struct State {
     is_closed: bool,
     turn: Turn,
     queue: VecDeque<Piece>,
+    groups: Groups,
     /// Frames and bytes that were added here and are not written, also those that somebody is writing.
     frames: usize,
     bytes: usize,
@@ -123,6 +128,7 @@ impl Outgoing {
             is_closed: false,
             turn: Turn::Free,
             queue: VecDeque::new(),
+            groups: Groups::default(),
             frames: 0,
             bytes: 0,
             in_ractor: VecDeque::new(),
@@ -160,31 +166,60 @@ impl Outgoing {
         self.task.notify_one();
     }
 
+    /// Whether a part may send a frame that asks; if not, [`arrived`](Self::arrived) says when it may.
+    pub(super) fn may_ask(&self, lane: usize) -> bool {
+        lock(&self.state).groups.may_ask(lane)
+    }
+
     /// Adds a frame of a part, and writes it if that can be done at once and need not wait for others.
-    pub(super) fn send(&self, lane: usize, body: Vec<u8>) -> Result<(), Untaken> {
+    pub(super) fn send(&self, lane: usize, ties: Ties, body: Vec<u8>) -> Result<(), Untaken> {
         let mut state = lock(&self.state);
         if !state.is_open || state.is_closed {
             return Err(Untaken::Closed);
         }
         let piece = Piece {
-            head: Some(frames::head(lane, body.len())),
+            head: Some(frames::head(lane, ties, body.len())),
             body,
             written: 0,
         };
         if !state.has_place_for(piece.len()) {
             return Err(Untaken::Full);
         }
-        let is_lone = piece.len() <= LONE_BYTES;
+        let has_others = piece.len() > LONE_BYTES && ties == Ties::default();
         state.add(piece);
-        if state.turn == Turn::Free && !is_lone {
-            state.turn = Turn::Soon;
-            drop(state);
-            self.task.notify_one();
-            return Ok(());
+        state.groups.sends(lane, ties);
+        self.write_or_wait(state, has_others);
+        Ok(())
+    }
+
+    /// A part that may be expected has nothing to send.
+    pub(super) fn pass(&self, lane: usize) {
+        let mut state = lock(&self.state);
+        state.groups.sends(lane, Ties::default());
+        if state.turn == Turn::Soon {
+            self.write_or_wait(state, false);
+        }
+    }
+
+    /// Frames of the peer's have arrived: which parts may ask now, of those that wait for others.
+    pub(super) fn arrived(&self, frames: impl Iterator<Item = (usize, Ties)>) -> Lanes {
+        lock(&self.state).groups.arrived(frames)
+    }
+
+    /// Writes what waits, unless others are about to add to it.
+    fn write_or_wait(&self, mut state: MutexGuard<'_, State>, has_others: bool) {
+        let is_whole = state.groups.is_whole() && !has_others;
+        match state.turn {
+            Turn::Soon if is_whole => state.turn = Turn::Free,
+            Turn::Free if !is_whole => {
+                state.turn = Turn::Soon;
+                drop(state);
+                return self.task.notify_one();
+            }
+            Turn::Free | Turn::Taken | Turn::Blocked | Turn::Soon => {}
         }
         drop(state);
         self.write();
-        Ok(())
     }
 
     /// A frame of that length goes to ractor, from where it comes back as one of ractor's.
@@ -277,6 +312,7 @@ impl Outgoing {
             };
             state.turn = Turn::Taken;
             let mut batch = std::mem::take(&mut state.queue);
+            state.groups.written();
             drop(state);
             let (frames, bytes, result) = write_to(&socket, &mut batch);
             state = lock(&self.state);
@@ -328,7 +364,12 @@ impl Outgoing {
             let socket = match (turn, socket) {
                 (Turn::Blocked, Some(socket)) => socket,
                 (Turn::Soon, _) => {
-                    tokio::task::yield_now().await;
+                    for _ in 0..TURNS_MAX {
+                        tokio::task::yield_now().await;
+                        if lock(&self.state).groups.is_whole() {
+                            break;
+                        }
+                    }
                     self.write_in_turn(Turn::Soon, ROUNDS_MAX);
                     continue;
                 }

@@ -74,7 +74,7 @@ async fn frames_of_many_senders_stay_whole_and_in_the_order_of_their_lane() {
                     while !out.has_room() {
                         std::thread::yield_now();
                     }
-                    out.send(lane, body).unwrap();
+                    out.send(lane, Ties::default(), body).unwrap();
                 }
             })
         })
@@ -100,12 +100,12 @@ async fn frames_of_many_senders_stay_whole_and_in_the_order_of_their_lane() {
 async fn a_lone_frame_is_written_by_its_sender() {
     let (out, mut theirs, _read) = connected().await;
     until("the socket is ready", || {
-        out.send(0, vec![1]).unwrap();
+        out.send(0, Ties::default(), vec![1]).unwrap();
         out.frames() == 0
     })
     .await;
     // No task has its turn between the two.
-    out.send(1, vec![2]).unwrap();
+    out.send(1, Ties::default(), vec![2]).unwrap();
     assert_eq!(out.frames(), 0);
     loop {
         match read_frame(&mut theirs).await {
@@ -115,15 +115,68 @@ async fn a_lone_frame_is_written_by_its_sender() {
     }
 }
 
+const ASKS: Ties = Ties {
+    asks: true,
+    answers: false,
+};
+
+#[tokio::test]
+async fn what_belongs_together_is_written_by_the_last_of_its_senders() {
+    let (out, mut theirs, _read) = connected().await;
+    let answers = |lane| {
+        let ties = Ties {
+            asks: false,
+            answers: true,
+        };
+        (lane, ties)
+    };
+    for lane in [0, 1] {
+        out.send(lane, ASKS, vec![1]).unwrap();
+    }
+    until("they are written", || out.frames() == 0).await;
+    assert_eq!(out.arrived([0, 1].map(answers).into_iter()), 0);
+    // No task has its turn between these.
+    out.send(1, ASKS, vec![2]).unwrap();
+    assert_eq!(out.frames(), 1);
+    out.send(0, ASKS, vec![3]).unwrap();
+    assert_eq!(out.frames(), 0);
+    assert_eq!(out.arrived([0, 1].map(answers).into_iter()), 0);
+    out.send(0, ASKS, vec![4]).unwrap();
+    assert_eq!(out.frames(), 1);
+    out.pass(1);
+    assert_eq!(out.frames(), 0);
+    for n in [1, 1, 2, 3, 4] {
+        assert_eq!(read_frame(&mut theirs).await.1, [n]);
+    }
+}
+
+#[tokio::test]
+async fn who_is_expected_and_does_not_come_is_not_waited_for() {
+    let (out, mut theirs, _read) = connected().await;
+    let both = [0, 1].map(|lane| (lane, ASKS));
+    assert_eq!(out.arrived(both.into_iter()), 0);
+    let answers = Ties {
+        asks: false,
+        answers: true,
+    };
+    out.send(0, answers, vec![7]).unwrap();
+    assert_eq!(out.frames(), 1);
+    let (_, body) = timeout(LIMIT, read_frame(&mut theirs)).await.unwrap();
+    assert_eq!(body, [7]);
+}
+
 #[tokio::test]
 async fn what_a_peer_does_not_read_is_counted_and_limited() {
     let (out, mut theirs, _read) = connected().await;
     let body = vec![7; 1024 * 1024];
     let mut sent = 0;
-    while out.send(0, body.clone()).is_ok() {
+    while out.send(0, Ties::default(), body.clone()).is_ok() {
         sent += 1;
     }
-    assert_eq!(out.send(0, body.clone()), Err(Untaken::Full));
+    assert_eq!(
+        out.send(0, Ties::default(), body.clone()),
+        Err(Untaken::Full)
+    );
     assert_eq!(out.expect(2 * body.len()), Err(Untaken::Full));
     assert!(!out.has_room());
     assert!(lock(&out.state).bytes <= BYTES_MAX);
@@ -143,7 +196,7 @@ async fn what_a_peer_does_not_read_is_counted_and_limited() {
 async fn ractors_frames_are_written_before_its_flush_ends() {
     let (out, mut theirs, _read) = connected().await;
     assert!(Flush(Arc::clone(&out)).await.is_ok(), "there is nothing");
-    out.send(2, vec![1; 10_000_000]).unwrap();
+    out.send(2, Ties::default(), vec![1; 10_000_000]).unwrap();
     out.expect(50).unwrap();
     let frames = out.frames();
     out.add_ractors(ractors(0x12, 70), Carries::Node);
@@ -176,13 +229,13 @@ async fn ractors_frames_are_written_before_its_flush_ends() {
 #[tokio::test]
 async fn nothing_is_taken_after_the_end() {
     let (out, mut theirs, _read) = connected().await;
-    out.send(0, vec![0; 15_000_000]).unwrap();
+    out.send(0, Ties::default(), vec![0; 15_000_000]).unwrap();
     out.add_ractors(ractors(0x12, 70), Carries::Node);
     let flush = tokio::spawn(Flush(Arc::clone(&out)));
     tokio::task::yield_now().await;
     out.close();
     assert!(timeout(LIMIT, flush).await.unwrap().unwrap().is_err());
-    assert_eq!(out.send(0, vec![1]), Err(Untaken::Closed));
+    assert_eq!(out.send(0, Ties::default(), vec![1]), Err(Untaken::Closed));
     assert_eq!(out.expect(1), Err(Untaken::Closed));
     assert_eq!(out.frames(), 0);
     // The task lets go of the socket, so that the peer reads the end.
@@ -200,7 +253,7 @@ async fn a_broken_socket_ends_it() {
     let (out, theirs, _read) = connected().await;
     drop(theirs);
     until("the link is closed", || {
-        out.send(0, vec![1]) == Err(Untaken::Closed)
+        out.send(0, Ties::default(), vec![1]) == Err(Untaken::Closed)
     })
     .await;
     assert!(Flush(out).await.is_err());
@@ -209,7 +262,7 @@ async fn a_broken_socket_ends_it() {
 #[test]
 fn before_the_link_is_up_only_ractor_writes() {
     let out = Outgoing::new();
-    assert_eq!(out.send(0, vec![1]), Err(Untaken::Closed));
+    assert_eq!(out.send(0, Ties::default(), vec![1]), Err(Untaken::Closed));
     out.add_ractors(ractors(0x0a, 5), Carries::Auth);
     out.write();
     assert_eq!(out.frames(), 1, "it waits for the socket");

@@ -12,13 +12,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ractor_cluster::{BoxRead, BoxWrite, ClusterBidiStream};
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::counters::count;
-use super::frames::{Carries, Impossible, Meter, Splitter, Step};
+use super::frames::{Carries, Frame, Impossible, Meter, Splitter, Step};
 use super::hub::Hub;
 use super::link::Link;
 
@@ -126,14 +127,37 @@ impl Reader {
     /// Delivers the parts' frames that were read, up to the first bytes for ractor, which `buf` gets. False if all was
     /// for the parts.
     fn use_read(&mut self, buf: &mut ReadBuf<'_>) -> Result<bool, Impossible> {
+        let mut frames = SmallVec::new();
+        let result = self.split(buf, &mut frames);
+        self.deliver(frames);
+        result
+    }
+
+    /// Those that came together are known before the first of them is handled.
+    fn deliver(&self, frames: SmallVec<[Frame; 4]>) {
+        if frames.is_empty() {
+            return;
+        }
+        let ties = frames.iter().map(|frame| (frame.lane, frame.ties));
+        let may_ask = self.link.out.arrived(ties);
+        for Frame { lane, body, .. } in frames {
+            self.hub.deliver(&self.link, lane, body);
+        }
+        self.hub.may_ask_now(may_ask);
+    }
+
+    /// Takes the parts' frames out of what was read, up to the first bytes for ractor.
+    fn split(
+        &mut self,
+        buf: &mut ReadBuf<'_>,
+        frames: &mut SmallVec<[Frame; 4]>,
+    ) -> Result<bool, Impossible> {
         while !self.unread.is_empty() {
             let unread = &self.buffer[self.unread.clone()];
             match self.splitter.next(unread, buf.remaining())? {
                 Step::Part(n, frame) => {
                     self.unread.start += n;
-                    if let Some((lane, bytes)) = frame {
-                        self.hub.deliver(&self.link, lane, bytes);
-                    }
+                    frames.extend(frame);
                 }
                 Step::Ractor(n, carries) => {
                     buf.put_slice(&unread[..n]);

@@ -12,6 +12,7 @@ use super::super::handshake::Face;
 use super::super::link::{Stage, lock};
 use super::super::{Event, NetConfig, frames};
 use super::*;
+use crate::net::frames::Ties;
 use crate::protocol::types::{Member, NodeId};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -91,7 +92,7 @@ fn ractors(body: &[u8]) -> Vec<u8> {
 }
 
 fn part(lane: usize, body: &[u8]) -> Vec<u8> {
-    [&frames::head(lane, body.len())[..], body].concat()
+    [&frames::head(lane, Ties::default(), body.len())[..], body].concat()
 }
 
 /// Reads a frame as ractor does: its length, then so many bytes, in pieces.
@@ -259,7 +260,7 @@ async fn ractors_frames_leave_whole_however_it_writes_them() {
     f.link.out.expect(90).unwrap();
     for some in frame.chunks(13) {
         f.write.write_all(some).await.unwrap();
-        f.link.send(1, b"part".to_vec()).unwrap();
+        f.link.send(1, Ties::default(), b"part".to_vec()).unwrap();
     }
     f.write.flush().await.unwrap();
     let sends = frame.chunks(13).count();
@@ -281,7 +282,7 @@ async fn a_shutdown_comes_after_all_that_was_written() {
     let mut f = Fixture::start().await;
     f.open();
     let long = vec![5; 8_000_000];
-    f.link.send(0, long.clone()).unwrap();
+    f.link.send(0, Ties::default(), long.clone()).unwrap();
     let frame = ractors(&[0x12; 300_000]);
     let end = async {
         f.write.write_all(&frame).await.unwrap();
@@ -300,7 +301,7 @@ async fn when_ractor_ends_the_session_nothing_more_is_sent() {
     let f = Fixture::start().await;
     f.open();
     drop((f.read, f.write));
-    assert!(f.link.send(0, vec![1]).is_err());
+    assert!(f.link.send(0, Ties::default(), vec![1]).is_err());
     let mut peer = f.peer;
     let mut rest = Vec::new();
     timeout(LIMIT, peer.read_to_end(&mut rest))
