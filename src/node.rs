@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use crate::actors::calls::{Refused, Waiting};
 use crate::actors::inbox::Wake;
+use crate::actors::listing::Local;
 use crate::actors::members::{self, MembersActor};
 use crate::actors::part::Part;
 use crate::actors::player::{Hosted, ServerType};
@@ -450,31 +451,24 @@ impl Node {
     /// # Errors
     /// See [`CallError`].
     pub async fn local<G: GenServer>(&self) -> Result<Vec<LocalServer<G::State>>, CallError> {
-        let mut found = Vec::new();
+        let _turn = self.shared.listing.lock().await;
+        let mut local = Vec::new();
         for part in &self.shared.parts {
             let (port, answer) = oneshot::channel();
             part.inbox.push(shard::Item::Local {
                 kind: Kind::of(G::NAME),
                 port,
             });
-            for (key, data, version, keepers) in answer.await.map_err(|_| CallError::Leaving)? {
-                // An actor that has not answered its first call has no state yet.
-                if data.is_empty() {
-                    continue;
-                }
-                let snapshot: Snapshot = wire::decode(&data).map_err(CallError::Codec)?;
-                let state = wire::decode(&snapshot.state).map_err(CallError::Codec)?;
-                let keepers = keepers.into_iter().map(|id| id.name).collect();
-                found.push(LocalServer {
-                    key: key.name().to_owned(),
-                    state,
-                    keepers,
-                    version,
-                });
-            }
+            local.extend(answer.await.map_err(|_| CallError::Leaving)?);
         }
-        found.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
+        // There may be millions of them, for which no thread of the runtime is to be held up.
+        match tokio::task::spawn_blocking(|| read_local::<G>(local)).await {
+            Ok(found) => found,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(CallError::Leaving),
+            },
+        }
     }
 
     /// Where the actor `key` of kind `G` is; none if nobody ever called it.
@@ -670,6 +664,28 @@ fn part_of(key: KeyRef<'_>) -> usize {
 fn key_of<G: GenServer>(name: &str) -> Result<KeyRef<'_>, CallError> {
     Key::check(name).map_err(CallError::Key)?;
     Ok(KeyRef::new(Kind::of(G::NAME), name))
+}
+
+/// What the parts say of their actors, as others see it.
+fn read_local<G: GenServer>(local: Vec<Local>) -> Result<Vec<LocalServer<G::State>>, CallError> {
+    let mut found = Vec::with_capacity(local.len());
+    for (key, data, version, keepers) in local {
+        // An actor that has not answered its first call has no state yet.
+        if data.is_empty() {
+            continue;
+        }
+        let snapshot: Snapshot = wire::decode(&data).map_err(CallError::Codec)?;
+        let state = wire::decode(&snapshot.state).map_err(CallError::Codec)?;
+        let keepers = keepers.into_iter().map(|id| id.name).collect();
+        found.push(LocalServer {
+            key: key.name().to_owned(),
+            state,
+            keepers,
+            version,
+        });
+    }
+    found.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(found)
 }
 
 fn refused(reason: Refused) -> CallError {

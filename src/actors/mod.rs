@@ -8,6 +8,7 @@ mod host;
 mod idle;
 pub(crate) mod inbox;
 pub(crate) mod lease;
+pub(crate) mod listing;
 pub(crate) mod load;
 pub(crate) mod members;
 pub(crate) mod outbox;

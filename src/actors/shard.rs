@@ -34,6 +34,7 @@ use super::contain::discard;
 use super::hints::Hints;
 use super::idle::Idle;
 use super::inbox::Wake;
+use super::listing::{Listing, Local};
 use super::outbox::Outbox;
 use super::part::{Gate, Part};
 use super::player::{Address, Run, Start, failed};
@@ -70,9 +71,6 @@ const HEALS_MAX: usize = 1_024;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;
-
-/// An actor on this node: key, state, version, keepers.
-pub(crate) type Local = (Key, Blob, u64, Vec<NodeId>);
 
 /// What reaches a part.
 pub(crate) enum Item {
@@ -115,7 +113,7 @@ pub(crate) enum Item {
     Quiesce(oneshot::Sender<()>),
     /// Give back requests that have not started.
     Refuse,
-    /// List the actors of a kind.
+    /// List the actors of a kind. Whoever asks has given up the list before.
     Local {
         kind: Kind,
         port: oneshot::Sender<Vec<Local>>,
@@ -169,6 +167,8 @@ pub(crate) struct State {
     actors: HashMap<ActorId, Arc<Gate>>,
     histories: HashMap<Key, History>,
     quiet: Option<oneshot::Sender<()>>,
+    /// A list of the actors that live here is in the making.
+    listing: Option<Listing>,
     /// The clients' ports do not outlive the actor.
     _calls: OpenCalls,
     /// Peers that were shown or asked for a view since the last tick.
@@ -244,6 +244,7 @@ impl Actor for ShardActor {
             actors: HashMap::new(),
             histories: HashMap::new(),
             quiet: None,
+            listing: None,
             _calls: OpenCalls(Arc::clone(self.part())),
             told: Vec::new(),
             ticked: false,
@@ -260,8 +261,8 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         // A wake-up of its own for every round would wake another thread for whoever was just answered. Now and then
         // it takes one, so that supervision and other actors get their turn.
-        if s.heals() {
-            // Everybody: what heals can wait.
+        if s.heals() || s.listing.is_some() {
+            // Everybody: what heals can wait, and a list can.
             tokio::task::yield_now().await;
         } else {
             self.part().let_others_ask().await;
@@ -276,6 +277,10 @@ impl Actor for ShardActor {
         if s.heals() {
             self.step(&myself, s, Input::Heal);
             self.flush(s);
+            is_idle = false;
+        }
+        if let Some(listing) = s.listing.take() {
+            s.listing = listing.go_on(&s.machine);
             is_idle = false;
         }
         if !is_idle {
@@ -490,20 +495,7 @@ impl ShardActor {
             }
             Item::Refuse => self.step(myself, s, Input::Refuse),
             Item::Local { kind, port } => {
-                let local = s
-                    .machine
-                    .owned()
-                    .filter(|(key, ..)| key.kind() == kind)
-                    .map(|(key, data, ver, keepers)| {
-                        (
-                            key.clone(),
-                            data.clone(),
-                            ver,
-                            keepers.into_iter().cloned().collect(),
-                        )
-                    })
-                    .collect();
-                let _ = port.send(local);
+                s.listing = Some(Listing::begin(&s.machine, kind, port));
             }
             Item::Kill { key, port } => {
                 let address = self.part().resident(&key).and_then(|(_, address)| address);

@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) refuses: AtomicBool,
     /// Set once: the node takes no new requests.
     pub(crate) leaving: AtomicBool,
+    /// Whoever lists the actors of this node has it: one at a time, since each list is a copy of everything.
+    pub(crate) listing: tokio::sync::Mutex<()>,
     net: OnceLock<Net>,
     guardian: OnceLock<Guardian>,
     me: RwLock<NodeId>,
@@ -83,6 +85,7 @@ impl Shared {
             info: watch::Sender::new(info),
             refuses: AtomicBool::new(true),
             leaving: AtomicBool::new(false),
+            listing: tokio::sync::Mutex::new(()),
             net: OnceLock::new(),
             guardian: OnceLock::new(),
             me: RwLock::new(me),

@@ -770,6 +770,19 @@ impl Shard {
         })
     }
 
+    /// The same keys alone, in no order: to sort millions would take long.
+    pub fn owned_keys(&self) -> impl Iterator<Item = &Key> {
+        let owned = |slot: &Slot| matches!(slot, Slot::Own(_));
+        let slots = self.slots.unsorted();
+        slots.filter_map(move |(key, slot)| owned(slot).then_some(key))
+    }
+
+    /// Who keeps the copies of `key`, if this node owns it.
+    pub fn keepers_of(&self, key: &Key) -> Option<impl Iterator<Item = &NodeId>> {
+        self.own(key)
+            .map(|own| own.keepers.iter().map(|(id, _)| id))
+    }
+
     /// Whether this node owns `key`, and in which generation.
     pub fn owns(&self, key: &Key) -> Option<Epoch> {
         self.own(key).map(|own| own.gen_)

@@ -88,6 +88,11 @@ impl Table {
     }
 
     /// Everything, in no order.
+    pub(super) fn unsorted(&self) -> impl Iterator<Item = (&Key, &Slot)> {
+        self.entries.iter().map(|entry| (&entry.0, &entry.1))
+    }
+
+    /// The same, without the keys.
     pub(super) fn values(&self) -> impl Iterator<Item = &Slot> {
         self.entries.iter().map(|entry| &entry.1)
     }
