@@ -154,14 +154,12 @@ fn measure(plan: Plan) -> Res<Vec<Row>> {
     course.fleet.join()?;
     course.fleet.wait()?;
     let to = Mark::now()?;
+    course.row("join", from, to)?;
+    // Only now: to list all players keeps the nodes busy, and clients would wait for that.
     let fresh = &course.fleet.nodes[nodes].name.clone();
-    let moved = course
-        .fleet
-        .census(fresh)?
-        .iter()
-        .map(|(_, kept)| kept)
-        .sum();
-    course.row("join", from, to, moved)?;
+    let kept = course.fleet.census(fresh)?;
+    let moved = kept.iter().map(|(_, kept)| kept).sum();
+    course.moved(moved);
 
     tell("a leave");
     let from = Mark::now()?;
@@ -170,14 +168,16 @@ fn measure(plan: Plan) -> Res<Vec<Row>> {
     course.fleet.nodes.pop();
     course.fleet.wait()?;
     let to = Mark::now()?;
-    course.row("leave", from, to, moved)?;
+    course.row("leave", from, to)?;
+    course.moved(moved);
 
     tell("a loss");
     let from = Mark::now()?;
     course.fleet.kill9(nodes - 1)?;
     course.fleet.wait()?;
     let to = Mark::now()?;
-    course.row("kill -9", from, to, held)?;
+    course.row("kill -9", from, to)?;
+    course.moved(held);
 
     let (failed, reason) = course.fleet.stop()?;
     if failed > 0 {
@@ -216,7 +216,7 @@ struct Course {
 }
 
 impl Course {
-    fn row(&mut self, change: &'static str, from: Mark, to: Mark, moved: u64) -> Res<()> {
+    fn row(&mut self, change: &'static str, from: Mark, to: Mark) -> Res<()> {
         thread::sleep(AFTERMATH);
         let Self {
             plan, fleet, calm, ..
@@ -226,7 +226,6 @@ impl Course {
         let aftermath = u64::try_from(AFTERMATH.as_micros())?;
         let stall = fleet.window(from.us, seen.whole_us + aftermath)?;
         let rewards = fleet.window(from.us, to.us)?;
-        let heal_us = (seen.whole_us - seen.first_us) as f64;
         self.rows.push(Row {
             nodes: plan.nodes,
             players: plan.players,
@@ -234,18 +233,27 @@ impl Course {
             p99_us: calm.p99_us,
             change,
             view_ms: (seen.decided_us - from.us) as f64 / 1e3,
-            heal_ms: heal_us / 1e3,
+            heal_ms: (seen.whole_us - seen.first_us) as f64 / 1e3,
             whole_ms: (seen.whole_us - from.us) as f64 / 1e3,
-            moved,
-            moved_share: moved as f64 / plan.players as f64,
+            moved: 0,
+            moved_share: 0.0,
             bytes: ((to.wire - from.wire) as f64 - rewards.answers as f64 * calm.bytes_per_reward)
                 .max(0.0),
-            records_per_s: moved as f64 * 1e6 / heal_us,
+            records_per_s: 0.0,
             rate_share: per_s(meanwhile) / calm.per_s,
             stall_ms: stall.worst_us as f64 / 1e3,
             failed: 0,
         });
         Ok(())
+    }
+
+    /// So many records went to another node in the last change.
+    fn moved(&mut self, moved: u64) {
+        if let Some(row) = self.rows.last_mut() {
+            row.moved = moved;
+            row.moved_share = moved as f64 / row.players as f64;
+            row.records_per_s = moved as f64 * 1e3 / row.heal_ms;
+        }
     }
 }
 
