@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
@@ -13,11 +14,12 @@ use tracing::{debug, info, warn};
 use crate::info::ViewInfo;
 use crate::net::{Arrival, DialError};
 use crate::protocol::SHARDS;
-use crate::protocol::members::{Effect, Failure, Input, Members, Status};
+use crate::protocol::members::{Effect, Failure, Input, Members, Msg, Status};
 use crate::protocol::types::{Epoch, Member, Millis, NodeId, NodeName};
 use crate::protocol::view::View;
 use crate::wire;
 
+use super::acquaintance::Acquaintance;
 use super::inbox::Wake;
 use super::shard;
 use super::shared::Shared;
@@ -39,8 +41,12 @@ pub(crate) enum Item {
     Died(NodeId),
     /// A peer knows a later life of this node's name.
     Stale { known: u64 },
+    /// A peer wants this node to ask to be admitted.
+    Invited { peer: NodeId },
     /// A message of a peer, encoded.
     Control { from: NodeId, bytes: Arrival },
+    /// The members of the view that this peer has shown were dialled.
+    Met { peer: NodeId },
     /// The barrier of one part went on.
     Progress {
         part: usize,
@@ -71,7 +77,6 @@ pub(crate) struct MembersActor {
 }
 
 /// The actor's state.
-#[derive(Debug)]
 pub(crate) struct State {
     machine: Members,
     effects: Vec<Effect>,
@@ -84,7 +89,12 @@ pub(crate) struct State {
     complete: u32,
     has_data: u32,
     unleased_since: Option<Millis>,
+    /// What would have this node ask a cluster that it does not know yet.
+    acquaintance: Acquaintance<Item>,
 }
+
+/// The most members of a cluster that are dialled before this node asks to be admitted; the others are dialled later.
+const MET_MAX: usize = 64;
 
 /// All parts of the key space, one bit each.
 const ALL: u32 = (1 << SHARDS) - 1;
@@ -120,6 +130,7 @@ impl Actor for MembersActor {
             complete: 0,
             has_data: 0,
             unleased_since: None,
+            acquaintance: Acquaintance::new(self.shared.config.timings.heartbeat),
         })
     }
 
@@ -132,7 +143,7 @@ impl Actor for MembersActor {
         let mut items = Vec::new();
         if self.shared.members.take(&mut items) {
             for item in items {
-                self.item(s, item);
+                self.receive(s, item);
             }
             self.publish(s);
             let _ = myself.cast(Wake);
@@ -142,6 +153,25 @@ impl Actor for MembersActor {
 }
 
 impl MembersActor {
+    /// Takes an item in, or has it wait until this node knows whom it is about to join; then those whose wait is over.
+    fn receive(&self, s: &mut State, item: Item) {
+        let now = self.shared.lease.now();
+        let asked = match &item {
+            Item::Connect { peer, .. } | Item::Invited { peer } => Some(peer.clone()),
+            _ => None,
+        };
+        let item = match asked.filter(|_| is_alone(s)) {
+            Some(peer) => s.acquaintance.hold(now, &peer, item),
+            None => Some(item),
+        };
+        if let Some(item) = item {
+            self.item(s, item);
+        }
+        for item in s.acquaintance.due(now) {
+            self.item(s, item);
+        }
+    }
+
     fn item(&self, s: &mut State, item: Item) {
         match item {
             Item::Tick => {
@@ -155,19 +185,40 @@ impl MembersActor {
             }
             Item::LinkUp(peer) => {
                 info!(node = %self.shared.name, peer = %peer.id, addr = %peer.addr, "link.up");
+                if !s.machine.view().contains(&peer.id) {
+                    // First of all: see `acquaintance`.
+                    match is_alone(s) {
+                        true => self.shared.want_view(&peer.id),
+                        false => self.shared.show_view(&peer.id, s.machine.view()),
+                    }
+                }
                 self.step(s, Input::LinkUp(peer));
             }
             Item::LinkDown { peer, refused } => {
                 info!(node = %self.shared.name, %peer, refused, "link.down");
+                s.acquaintance.forget(&peer);
                 self.step(s, Input::LinkDown { peer, refused });
             }
             Item::DialRefused { name, addr } => self.step(s, Input::DialRefused { name, addr }),
             Item::Died(who) => self.step(s, Input::Died(who)),
             Item::Stale { known } => self.step(s, Input::Stale { known }),
             Item::Control { from, bytes } => match wire::read_control(&bytes) {
-                Ok(msg) => self.step(s, Input::Message { from, msg }),
+                Ok(Msg::Invite) => self.receive(s, Item::Invited { peer: from }),
+                Ok(msg) => {
+                    match &msg {
+                        Msg::ViewIs(view) if is_alone(s) => self.meet(s, &from, view),
+                        Msg::ViewWanted if s.acquaintance.begin(&from) => s.acquaintance.met(&from),
+                        _ => {}
+                    }
+                    self.step(s, Input::Message { from, msg });
+                }
                 Err(error) => self.shared.malformed(&from, &error),
             },
+            Item::Invited { peer: from } => {
+                let msg = Msg::Invite;
+                self.step(s, Input::Message { from, msg });
+            }
+            Item::Met { peer } => s.acquaintance.met(&peer),
             Item::Progress {
                 part,
                 epoch,
@@ -193,6 +244,28 @@ impl MembersActor {
             Item::AcceptLoss { port } => self.command(s, port, |token| Input::AcceptLoss { token }),
             Item::Leave { port } => self.command(s, port, |token| Input::Leave { token }),
         }
+    }
+
+    /// Dials all members of the view that a peer shows.
+    fn meet(&self, s: &mut State, peer: &NodeId, view: &View) {
+        if !view.contains(peer) || !s.acquaintance.begin(peer) {
+            return;
+        }
+        let me = self.shared.name.clone();
+        let mut members = view.members.clone();
+        members.retain(|member| member.id.name != me && member.id != *peer);
+        members.truncate(MET_MAX);
+        let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
+        tokio::spawn(async move {
+            let Some(net) = shared.net() else { return };
+            let dials = members.iter().map(|member| {
+                let name = member.id.name.as_str();
+                net.dial(Some(name), &member.addr)
+            });
+            // Those that are out of reach now are dialled by the machine, if they become members of one view.
+            join_all(dials).await;
+            shared.members.push(Item::Met { peer });
+        });
     }
 
     fn command(&self, s: &mut State, port: Port, input: impl FnOnce(u64) -> Input) {
@@ -352,6 +425,10 @@ impl MembersActor {
             changed
         });
     }
+}
+
+fn is_alone(s: &State) -> bool {
+    s.machine.view().members.len() == 1
 }
 
 /// What the machine says of itself.

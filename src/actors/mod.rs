@@ -1,6 +1,7 @@
 //! The ractor actors that drive the protocol: one for the membership, one for each part of the key space (its
 //! keeper, its replicator, and the supervisor of its players), and one for each player, or for many.
 
+mod acquaintance;
 pub(crate) mod calls;
 mod contain;
 mod hints;
