@@ -551,12 +551,15 @@ enum Actor {
     Down,
 }
 
+/// The state in a record. There are millions of them, so that a short one is in the record itself; a [`Blob`] would be larger.
+type State = SmallVec<[u8; 16]>;
+
 /// A copy of a key that another node owns, or that nobody does.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Rec {
     gen_: Epoch,
     ver: u64,
-    data: Box<[u8]>,
+    data: State,
     /// Shared by all records of that owner: there are millions of them.
     owner: Option<Arc<NodeId>>,
     /// The owner itself said so, by a Put; a grant alone does not confirm.

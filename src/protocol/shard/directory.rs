@@ -4,7 +4,7 @@
 use super::super::blob::Blob;
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
-use super::{Answer, Effect, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot};
+use super::{Answer, Effect, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot, State};
 
 impl Shard {
     /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
@@ -106,7 +106,7 @@ impl Shard {
         let rec = Rec {
             gen_,
             ver,
-            data: data[..].into(),
+            data: State::from_slice(&data),
             owner: Some(self.shared(&from)),
             confirmed: false,
             acks: None,

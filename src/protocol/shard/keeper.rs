@@ -3,7 +3,7 @@
 use super::super::blob::Blob;
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, KeyRef, NodeId};
-use super::{Effect, Msg, Rec, Shard, Slot};
+use super::{Effect, Msg, Rec, Shard, Slot, State};
 
 impl Rec {
     /// A copy that no owner cares for; nobody else is known to have it.
@@ -11,7 +11,7 @@ impl Rec {
         Self {
             gen_,
             ver,
-            data: data.into(),
+            data: State::from_slice(data),
             owner: None,
             confirmed: true,
             acks: Some(0),
@@ -69,7 +69,7 @@ impl Shard {
                 if rec.data.len() == data.len() {
                     rec.data.copy_from_slice(data);
                 } else {
-                    rec.data = data.into();
+                    rec.data = State::from_slice(data);
                 }
                 if rec.acks.take().is_some() {
                     self.healing.unsettled -= 1;
@@ -90,7 +90,7 @@ impl Shard {
         let rec = Rec {
             gen_,
             ver,
-            data: data.into(),
+            data: State::from_slice(data),
             owner: Some(self.shared(from)),
             confirmed: true,
             acks: None,

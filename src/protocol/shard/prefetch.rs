@@ -32,7 +32,7 @@ impl Slot {
                 black_box((own.ver, own.stamp, own.data.first(), keeper, waits));
             }
             Self::Rec(rec) => {
-                black_box((rec.ver, rec.data.first()));
+                black_box((rec.ver, rec.stamp, rec.data.first()));
             }
         }
     }

@@ -129,3 +129,14 @@ impl fmt::Debug for Table {
         f.debug_map().entries(self.iter()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_takes_a_block_of_96_bytes() {
+        // mimalloc has blocks of 80, 96 and 112 bytes, and adds 7 for the alignment where a size is no power of two.
+        assert_eq!(size_of::<(Key, Slot)>(), 88);
+    }
+}
