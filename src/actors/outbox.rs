@@ -203,12 +203,20 @@ impl Outbox {
     }
 
     /// Time passed: what does not arrive is not waited for for ever. The peer dropped the frame, for want of its view. Whether
-    /// that is so now.
+    /// that is so now. And a moment with much to say does not leave queues behind that are as large for ever.
     pub(super) fn tick(&mut self) -> bool {
         let given_up = self.flight.take_if(|flight| {
             flight.waited += 1;
             flight.waited >= WAITED_MAX
         });
+        if !self.is_waiting() && self.answers.is_empty() {
+            *self = Self {
+                taken: std::mem::take(&mut self.taken),
+                flight: self.flight.take(),
+                expected: self.expected,
+                ..Self::default()
+            };
+        }
         given_up.is_some()
     }
 
@@ -241,10 +249,12 @@ impl Outbox {
 
     /// Whether there is something to ask, and no frame in flight.
     pub(super) fn would_ask(&self) -> bool {
-        let waiting = !self.requests.is_empty()
-            || !self.puts.queued.is_empty()
-            || !self.heals.queued.is_empty();
-        waiting && self.flight.is_none()
+        self.is_waiting() && self.flight.is_none()
+    }
+
+    /// Whether there is something to ask when nothing is in flight.
+    fn is_waiting(&self) -> bool {
+        !self.requests.is_empty() || !self.puts.queued.is_empty() || !self.heals.queued.is_empty()
     }
 
     /// The next answer to send.
@@ -329,6 +339,21 @@ mod tests {
         assert_eq!(heal(&mut outbox), Some(key("c")));
         assert!(!outbox.is_ready(true));
         assert_eq!((put(&mut outbox), heal(&mut outbox)), (None, None));
+    }
+
+    #[test]
+    fn a_queue_that_was_long_gives_its_memory_back_when_nothing_waits() {
+        let mut outbox = Outbox::default();
+        let key = |number: usize| Key::new(Kind(1), number.to_string());
+        (0..1_000).for_each(|number| outbox.copy(key(number), true));
+        outbox.tick();
+        assert!(outbox.has_puts());
+        while outbox.next_put().is_some() {}
+        outbox.sent(1, vec![put("a")]);
+        outbox.tick();
+        assert_eq!(outbox.puts.queued.capacity(), 0);
+        assert_eq!(outbox.puts.order.capacity(), 0);
+        assert_eq!(outbox.arrived(1), [put("a")]);
     }
 
     #[test]
