@@ -57,11 +57,11 @@ pub(super) const ROUNDS_MAX: usize = 4;
 
 /// The most copies that nobody waits for, in a frame with something that a client waits for: the next one waits until
 /// this frame was taken in. What a client asks meanwhile waits behind few of them, wherever it passes through, and clients
-/// keep a third to a half of a busy machine.
-const HEALS_BESIDE: usize = 32;
+/// keep about half of a busy machine, less while a node joins.
+const HEALS_BESIDE: usize = 16;
 
 /// The most of them in any other frame.
-const HEALS_ALONE: usize = 64;
+const HEALS_ALONE: usize = 32;
 
 /// No more of them are added to a frame that has so many bytes.
 const HEAL_BYTES: usize = 32 * 1024;
