@@ -463,7 +463,7 @@ mod tests {
         ring.remember(fourth, span, &reply(3));
         assert_eq!(again(&ring, first), Known::Forgotten);
         for (n, id) in [(1, second), (2, third), (3, fourth)] {
-            assert_eq!(again(&ring, id), Known::Replied(&*reply(n)));
+            assert_eq!(again(&ring, id), Known::Replied(&reply(n)));
         }
         let fifth = issuer.issue();
         assert_eq!(again(&ring, fifth), Known::New, "no reply was lost");
