@@ -446,7 +446,8 @@ impl Node {
         CallError::Suspended(info.waiting_for.clone())
     }
 
-    /// The actors of kind `G` that live on this node, sorted by key.
+    /// The actors of kind `G` that live on this node, sorted by key. The list is made while they work: it has every one that
+    /// lives here all the time, once, each as it is when the list comes to it.
     ///
     /// # Errors
     /// See [`CallError`].

@@ -187,9 +187,10 @@ impl MembersActor {
                 info!(node = %self.shared.name, peer = %peer.id, addr = %peer.addr, "link.up");
                 if !s.machine.view().contains(&peer.id) {
                     // First of all: see `acquaintance`.
-                    match is_alone(s) {
-                        true => self.shared.want_view(&peer.id),
-                        false => self.shared.show_view(&peer.id, s.machine.view()),
+                    if is_alone(s) {
+                        self.shared.want_view(&peer.id);
+                    } else {
+                        self.shared.show_view(&peer.id, s.machine.view());
                     }
                 }
                 self.step(s, Input::LinkUp(peer));

@@ -103,6 +103,12 @@ pub(crate) struct Ties {
 }
 
 impl Ties {
+    /// Of a frame that answers, and asks nothing.
+    pub(super) const ANSWERS: Self = Self {
+        asks: false,
+        answers: true,
+    };
+
     fn to_bits(self) -> u8 {
         u8::from(self.asks) | u8::from(self.answers) << 1
     }

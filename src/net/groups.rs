@@ -89,10 +89,6 @@ mod tests {
         asks: true,
         answers: false,
     };
-    const ANSWERS: Ties = Ties {
-        asks: false,
-        answers: true,
-    };
 
     /// A group of these parts is in flight.
     fn in_flight(lanes: &[usize]) -> Groups {
@@ -114,7 +110,7 @@ mod tests {
     fn a_lone_frame_waits_for_nobody() {
         let mut groups = in_flight(&[1]);
         for lane in [1, 2, 2] {
-            assert_eq!(arrived(&mut groups, ANSWERS, &[1, 2]), 0);
+            assert_eq!(arrived(&mut groups, Ties::ANSWERS, &[1, 2]), 0);
             // The others have nothing to say.
             for other in [1, 2] {
                 groups.sends(other, Ties::default());
@@ -130,9 +126,9 @@ mod tests {
     fn who_comes_while_a_group_is_in_flight_waits_for_all_its_answers() {
         let mut groups = in_flight(&[0, 1]);
         assert!(!groups.may_ask(2));
-        assert_eq!(arrived(&mut groups, ANSWERS, &[0]), 0);
+        assert_eq!(arrived(&mut groups, Ties::ANSWERS, &[0]), 0);
         assert!(!groups.may_ask(0), "the second is not answered");
-        assert_eq!(arrived(&mut groups, ANSWERS, &[1]), 0b101);
+        assert_eq!(arrived(&mut groups, Ties::ANSWERS, &[1]), 0b101);
         assert!(groups.may_ask(2));
     }
 
@@ -140,7 +136,7 @@ mod tests {
     fn a_group_is_whole_when_all_who_are_expected_have_sent_or_passed() {
         let mut groups = in_flight(&[0, 1]);
         assert!(!groups.may_ask(3));
-        assert_eq!(arrived(&mut groups, ANSWERS, &[0, 1]), 0b1000);
+        assert_eq!(arrived(&mut groups, Ties::ANSWERS, &[0, 1]), 0b1000);
         groups.sends(1, ASKS);
         groups.sends(3, ASKS);
         assert!(!groups.is_whole());
@@ -154,19 +150,19 @@ mod tests {
     fn answers_leave_when_all_are_there() {
         let mut groups = Groups::default();
         assert_eq!(arrived(&mut groups, ASKS, &[0, 2]), 0);
-        groups.sends(2, ANSWERS);
+        groups.sends(2, Ties::ANSWERS);
         assert!(!groups.is_whole());
         // It only asks, and the answer is owed.
         groups.sends(0, ASKS);
         assert!(!groups.is_whole());
-        groups.sends(0, ANSWERS);
+        groups.sends(0, Ties::ANSWERS);
         assert!(groups.is_whole());
     }
 
     #[test]
     fn what_is_written_without_those_who_are_expected_waits_for_them_no_more() {
         let mut groups = in_flight(&[0, 1]);
-        arrived(&mut groups, ANSWERS, &[0, 1]);
+        arrived(&mut groups, Ties::ANSWERS, &[0, 1]);
         groups.sends(0, ASKS);
         groups.written();
         assert!(groups.is_whole());

@@ -409,13 +409,11 @@ impl Hub {
 
     /// A part waits no longer for a peer to answer it.
     pub(super) fn give_up(&self, to: &NodeId, lane: usize) {
-        let given_up = Ties {
-            asks: false,
-            answers: true,
-        };
         let link = current(&self.read(), to).cloned();
         if let Some(link) = link {
-            self.may_ask_now(link.out.arrived([(lane, given_up)].into_iter()));
+            // As if it had.
+            let answer = std::iter::once((lane, Ties::ANSWERS));
+            self.may_ask_now(link.out.arrived(answer));
         }
     }
 

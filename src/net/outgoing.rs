@@ -185,6 +185,7 @@ impl Outgoing {
         if !state.has_place_for(piece.len()) {
             return Err(Untaken::Full);
         }
+        // The replies of one part to many requests: other parts are about to send theirs.
         let has_others = piece.len() > LONE_BYTES && ties == Ties::default();
         state.add(piece);
         state.groups.sends(lane, ties);

@@ -123,13 +123,7 @@ const ASKS: Ties = Ties {
 #[tokio::test]
 async fn what_belongs_together_is_written_by_the_last_of_its_senders() {
     let (out, mut theirs, _read) = connected().await;
-    let answers = |lane| {
-        let ties = Ties {
-            asks: false,
-            answers: true,
-        };
-        (lane, ties)
-    };
+    let answers = |lane| (lane, Ties::ANSWERS);
     for lane in [0, 1] {
         out.send(lane, ASKS, vec![1]).unwrap();
     }
@@ -155,11 +149,7 @@ async fn who_is_expected_and_does_not_come_is_not_waited_for() {
     let (out, mut theirs, _read) = connected().await;
     let both = [0, 1].map(|lane| (lane, ASKS));
     assert_eq!(out.arrived(both.into_iter()), 0);
-    let answers = Ties {
-        asks: false,
-        answers: true,
-    };
-    out.send(0, answers, vec![7]).unwrap();
+    out.send(0, Ties::ANSWERS, vec![7]).unwrap();
     assert_eq!(out.frames(), 1);
     let (_, body) = timeout(LIMIT, read_frame(&mut theirs)).await.unwrap();
     assert_eq!(body, [7]);

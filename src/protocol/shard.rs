@@ -760,20 +760,7 @@ impl Shard {
         !self.slots.is_empty()
     }
 
-    /// The keys that this node owns: key, state, version and keepers.
-    pub fn owned(&self) -> impl Iterator<Item = (&Key, &Blob, u64, Vec<&NodeId>)> {
-        self.slots.iter().filter_map(|(key, slot)| match slot {
-            Slot::Own(own) => Some((
-                key,
-                &own.data,
-                own.ver,
-                own.keepers.iter().map(|(k, _)| k).collect(),
-            )),
-            Slot::Rec(_) => None,
-        })
-    }
-
-    /// The same keys alone, in no order: to sort millions would take long.
+    /// The keys that this node owns, in no order: to sort millions would take long.
     pub fn owned_keys(&self) -> impl Iterator<Item = &Key> {
         let owned = |slot: &Slot| matches!(slot, Slot::Own(_));
         let slots = self.slots.unsorted();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use statekeeper::protocol::members;
-use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Progress, Ran, Request};
+use statekeeper::protocol::shard::{Answer, Effect, Input, Msg, Progress, Ran, Request, Shard};
 use statekeeper::protocol::types::{Epoch, Key, NodeId};
 
 use super::cluster::{Cluster, Event, ToMembers, ToPart};
@@ -532,7 +532,7 @@ impl Cluster {
             let gen_ = shard.owns(key)?;
             shard.may_rest(key, gen_).then(|| (key.clone(), gen_))
         };
-        let idle: Vec<(Key, Epoch)> = shard.owned().filter_map(|(key, ..)| idle(key)).collect();
+        let idle: Vec<(Key, Epoch)> = owned(shard).into_iter().filter_map(idle).collect();
         for (key, gen_) in idle {
             if self.plan.rests > 0 && self.naps.percent(self.plan.rests) {
                 self.count("rests");
@@ -569,7 +569,7 @@ impl Cluster {
             return;
         };
         let shard = &process.parts[part];
-        for (key, ..) in shard.owned() {
+        for key in owned(shard) {
             self.books.owns(shard.view(), key, &process.lives[part]);
         }
     }
@@ -590,4 +590,11 @@ impl Cluster {
             keepers: keepers.map(|(id, _)| (id.clone(), has(id))).collect(),
         })
     }
+}
+
+/// The keys that a part owns, in their order.
+fn owned(shard: &Shard) -> Vec<&Key> {
+    let mut keys: Vec<&Key> = shard.owned_keys().collect();
+    keys.sort();
+    keys
 }

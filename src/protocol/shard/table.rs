@@ -94,7 +94,7 @@ impl Table {
 
     /// The same, without the keys.
     pub(super) fn values(&self) -> impl Iterator<Item = &Slot> {
-        self.entries.iter().map(|entry| &entry.1)
+        self.unsorted().map(|(_, slot)| slot)
     }
 
     /// Takes it apart, in no order.
