@@ -13,12 +13,13 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::actors::calls::{Refused, Waiting};
+use crate::actors::driver;
 use crate::actors::inbox::Wake;
 use crate::actors::listing::Local;
 use crate::actors::members::{self, MembersActor};
 use crate::actors::part::Part;
 use crate::actors::player::{Hosted, ServerType};
-use crate::actors::shard::{self, ShardActor};
+use crate::actors::shard::ShardActor;
 use crate::actors::shared::{CONTROL_LANE, Shared};
 use crate::config::Config;
 use crate::error::{CallError, ConnectError, StartError};
@@ -456,7 +457,7 @@ impl Node {
         let mut local = Vec::new();
         for part in &self.shared.parts {
             let (port, answer) = oneshot::channel();
-            part.inbox.push(shard::Item::Local {
+            part.inbox.push(driver::Item::Local {
                 kind: Kind::of(G::NAME),
                 port,
             });
@@ -500,7 +501,7 @@ impl Node {
         let (port, answer) = oneshot::channel();
         self.shared.parts[part_of(key)]
             .inbox
-            .push(shard::Item::Kill {
+            .push(driver::Item::Kill {
                 key: key.to_key(),
                 port,
             });
@@ -565,7 +566,7 @@ impl Node {
                 shared.for_all_parts(|| {
                     let (port, answer) = oneshot::channel();
                     quiet.push(answer);
-                    shard::Item::Quiesce(port)
+                    driver::Item::Quiesce(port)
                 });
                 let all = async {
                     for part in quiet {

@@ -26,10 +26,10 @@ use crate::protocol::shard::Request;
 
 use super::calls::{Refused, Waiting};
 use super::contain::{self, discard};
+use super::driver::{self, ROUNDS_MAX};
 use super::inbox::{Inbox, Wake};
 use super::part::{Direct, Gate, Part};
 use super::player::{Player, Run, Served};
-use super::shard::{self, ROUNDS_MAX};
 
 /// A player that shares an actor, whatever its type is.
 pub(crate) trait Guest: Send + Sync {
@@ -395,7 +395,7 @@ impl<G: GenServer> Seat<G> {
     /// The part hears that the player crashed, or was killed.
     fn tell_end(&self) {
         let gate = Arc::clone(&self.gate);
-        self.gate.part.inbox.push(shard::Item::Ended { gate });
+        self.gate.part.inbox.push(driver::Item::Ended { gate });
     }
 
     /// Ends the player, whatever it is at; false if it has ended before.

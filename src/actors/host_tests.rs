@@ -65,7 +65,7 @@ struct Bench {
     types: Arc<Hosted<Sums>>,
     supervisor: ActorRef<Wake>,
     /// What the part has heard, and was not looked at.
-    heard: Mutex<VecDeque<shard::Item>>,
+    heard: Mutex<VecDeque<driver::Item>>,
 }
 
 impl Bench {
@@ -133,7 +133,7 @@ impl Bench {
     }
 
     /// The next item of the part, if there is one.
-    fn heard(&self) -> Option<shard::Item> {
+    fn heard(&self) -> Option<driver::Item> {
         let mut heard = lock(&self.heard);
         let mut items = Vec::new();
         self.part.inbox.take(&mut items);
@@ -151,12 +151,12 @@ fn request(number: i64) -> Request {
     }
 }
 
-fn said(item: shard::Item) -> String {
+fn said(item: driver::Item) -> String {
     match item {
-        shard::Item::Served { gate, ran, .. } => format!("{} {}", gate.key.name(), outcome(&ran)),
-        shard::Item::Ran { gate, ran } => format!("{} gave {}", gate.key.name(), outcome(&ran)),
-        shard::Item::Ended { gate } => format!("{} ended", gate.key.name()),
-        shard::Item::Request { key, request, .. } => {
+        driver::Item::Served { gate, ran, .. } => format!("{} {}", gate.key.name(), outcome(&ran)),
+        driver::Item::Ran { gate, ran } => format!("{} gave {}", gate.key.name(), outcome(&ran)),
+        driver::Item::Ended { gate } => format!("{} ended", gate.key.name()),
+        driver::Item::Request { key, request, .. } => {
             let number: i64 = wire::decode(&request.payload).unwrap();
             format!("{} was asked {number}", key.name())
         }
@@ -290,7 +290,7 @@ async fn a_read_of_what_is_backed_up_waits_for_nobody() {
         bench.part.call(key.borrowed(), request).unwrap()
     };
     assert!(matches!(again(&bench), Some(Waiting::Later(_))));
-    let Some(shard::Item::Served { gate, request, .. }) = bench.heard() else {
+    let Some(driver::Item::Served { gate, request, .. }) = bench.heard() else {
         unreachable!("it has changed");
     };
     bench.part.load.taken(request.weight());

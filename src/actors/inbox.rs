@@ -42,8 +42,20 @@ impl<T> Inbox<T> {
     /// Adds an item. Its senders are bounded: clients by the limit of waiting requests, peers by their credits,
     /// players by what they were given.
     pub(crate) fn push(&self, item: T) {
-        lock(&self.items).push(item);
+        self.put(item);
         self.wake();
+    }
+
+    /// Adds an item that is taken when somebody is woken, or has [claimed](Self::claim) the inbox.
+    pub(crate) fn put(&self, item: T) {
+        lock(&self.items).push(item);
+    }
+
+    /// Wakes the actor, unless somebody takes what there is anyway.
+    pub(crate) fn wake(&self) {
+        if self.claim() {
+            self.hand_over();
+        }
         // Nobody will ever take it: whoever waits for an answer hears of that when the item is dropped.
         if self
             .actor
@@ -56,13 +68,19 @@ impl<T> Inbox<T> {
         }
     }
 
-    fn wake(&self) {
-        if let Some(actor) = self.actor.get()
-            // Mostly it is, and then its flag is left alone: a write would take it from core to core. (Who pushes after
-            // the last look of `take` sees, by the lock, what was stored before that.)
+    /// If the actor is neither at work nor about to be, the inbox is the caller's: until [`take`](Self::take) has found
+    /// nothing, or the actor is to [go on](Self::hand_over).
+    pub(crate) fn claim(&self) -> bool {
+        // Mostly the actor is, and then its flag is left alone: a write would take it from core to core. (Who pushes after
+        // the last look of `take` sees, by the lock, what was stored before that.)
+        self.actor.get().is_some()
             && !self.awake.load(Ordering::Relaxed)
             && !self.awake.swap(true, Ordering::AcqRel)
-        {
+    }
+
+    /// The actor goes on in place of whoever has claimed the inbox.
+    pub(crate) fn hand_over(&self) {
+        if let Some(actor) = self.actor.get() {
             // It fails only when the actor has ended, and then nobody is left to read.
             let _ = actor.cast(Wake);
         }

@@ -20,8 +20,8 @@ use crate::protocol::view::View;
 use crate::wire;
 
 use super::acquaintance::Acquaintance;
+use super::driver;
 use super::inbox::Wake;
-use super::shard;
 use super::shared::Shared;
 
 /// The end of an operator's command.
@@ -180,7 +180,7 @@ impl MembersActor {
                     self.status(s),
                     Status::Alone | Status::Refusing | Status::Suspended
                 ) {
-                    self.shared.for_all_parts(|| shard::Item::Refuse);
+                    self.shared.for_all_parts(|| driver::Item::Refuse);
                 }
             }
             Item::LinkUp(peer) => {
@@ -333,7 +333,7 @@ impl MembersActor {
                     let had = self.shared.lease.is_valid_in(view);
                     self.shared.lease.set(view, until);
                     if !had && self.shared.lease.is_valid_in(view) {
-                        self.shared.for_all_parts(|| shard::Item::Leased);
+                        self.shared.for_all_parts(|| driver::Item::Leased);
                     }
                 }
                 Effect::Dial { name, addr } => {
@@ -359,7 +359,7 @@ impl MembersActor {
                         "view.evicted: the others went on without this node; it starts over and joins them again");
                     self.shared.set_me(me.id.clone());
                     let view = s.machine.view();
-                    self.shared.for_all_parts(|| shard::Item::Dissolve {
+                    self.shared.for_all_parts(|| driver::Item::Dissolve {
                         me: me.id.clone(),
                         view: view.clone(),
                     });
@@ -393,7 +393,7 @@ impl MembersActor {
         (s.epoch, s.sent, s.complete) = (view.epoch, 0, 0);
         self.shared.bequeath(&view);
         self.shared
-            .for_all_parts(|| shard::Item::Install(view.clone()));
+            .for_all_parts(|| driver::Item::Install(view.clone()));
     }
 
     /// What the node is doing. Without a lease for less than a lease's time it is not suspended yet: a change of

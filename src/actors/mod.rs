@@ -4,6 +4,7 @@
 mod acquaintance;
 pub(crate) mod calls;
 mod contain;
+pub(crate) mod driver;
 mod hints;
 mod host;
 mod idle;

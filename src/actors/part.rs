@@ -9,6 +9,7 @@
 //! A client that has a player handle its request itself takes its place in `Calls` afterwards, if it has to wait at all.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -22,11 +23,11 @@ use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
 use crate::protocol::view::View;
 
 use super::calls::{Calls, Port, Refused, Waiting};
+use super::driver::{Driver, Inbox, Item};
 use super::idle::Turn;
 use super::lease::Lease;
 use super::load::Load;
 use super::player::{Address, Run};
-use super::shard::{Inbox, Item};
 
 /// One part, as its clients and players see it.
 pub(crate) struct Part {
@@ -41,6 +42,8 @@ pub(crate) struct Part {
     pub(crate) lease: Arc<Lease>,
     /// The part's clock of idle players.
     pub(crate) turn: AtomicU64,
+    /// While the part's actor lives.
+    driver: Mutex<Option<Box<Driver>>>,
 }
 
 /// The players that live here.
@@ -80,7 +83,59 @@ impl Part {
             key_max: key_max(waiting_max),
             lease,
             turn: AtomicU64::new(0),
+            driver: Mutex::new(None),
         }
+    }
+
+    /// From now on the part is driven.
+    pub(super) fn begin(&self, driver: Driver) {
+        *lock(&self.driver) = Some(Box::new(driver));
+    }
+
+    /// Drives it.
+    ///
+    /// # Errors
+    /// Its driver has panicked in [`drive_here`](Self::drive_here).
+    pub(super) fn drive<R>(&self, usage: impl FnOnce(&mut Driver) -> R) -> Result<R, &'static str> {
+        let mut driver = lock(&self.driver);
+        let driver = driver.as_mut().ok_or("the driver of the part panicked")?;
+        Ok(usage(driver))
+    }
+
+    /// Has what was put into the inbox handled here and now, if the actor is neither at work nor about to be.
+    pub(super) fn drive_here(&self) {
+        if !self.inbox.claim() {
+            return;
+        }
+        let is_done = match self.driver.try_lock() {
+            Ok(mut place) => {
+                let mut rounds = || {
+                    let driver = place.as_mut()?;
+                    Some(driver.rounds() && !driver.is_occupied())
+                };
+                match catch_unwind(AssertUnwindSafe(&mut rounds)) {
+                    Ok(is_done) => is_done.unwrap_or(false),
+                    // It is the actor that fails, as if it had panicked itself.
+                    Err(_) => {
+                        *place = None;
+                        false
+                    }
+                }
+            }
+            Err(_) => false,
+        };
+        if !is_done {
+            self.inbox.hand_over();
+        }
+    }
+
+    /// Nobody will drive it any more: whoever waits hears of that, and everybody moves out.
+    pub(super) fn close(&self) {
+        let driver = lock(&self.driver).take();
+        self.calls(Calls::close);
+        self.close_residents();
+        self.clear_out();
+        drop(driver);
     }
 
     /// Takes a call in: for its player if that lives here, else for the part to decide. None if nobody will answer.

@@ -19,12 +19,12 @@ use crate::protocol::types::{ClusterId, Epoch, Kind, NodeId, NodeName};
 use crate::protocol::view::View;
 use crate::wire::{self, DecodeError};
 
+use super::driver;
 use super::inbox::Inbox;
 use super::lease::Lease;
 use super::members;
 use super::part::Part;
 use super::player::ServerType;
-use super::shard;
 
 /// The lane of the membership's messages; those before it belong to the parts of the key space.
 pub(crate) const CONTROL_LANE: usize = SHARDS;
@@ -219,20 +219,30 @@ impl Shared {
             }
             Event::Frame { from, lane, bytes } => {
                 if let Some(part) = self.parts.get(lane) {
-                    part.inbox.push(shard::Item::Frame { from, bytes });
+                    part.inbox.put(driver::Item::Frame { from, bytes });
                 }
             }
             Event::MayAsk { lane } => {
                 if let Some(part) = self.parts.get(lane) {
-                    part.inbox.push(shard::Item::MayAsk);
+                    part.inbox.put(driver::Item::MayAsk);
+                }
+            }
+            Event::Due { lanes, here } => {
+                let is_due = |part: &&Arc<Part>| lanes & 1 << part.index != 0;
+                for part in self.parts.iter().filter(is_due) {
+                    if here {
+                        part.drive_here();
+                    } else {
+                        part.inbox.wake();
+                    }
                 }
             }
             Event::LinkUp(peer) => {
-                self.for_all_parts(|| shard::Item::LinkUp);
+                self.for_all_parts(|| driver::Item::LinkUp);
                 self.members.push(members::Item::LinkUp(peer));
             }
             Event::LinkDown { peer, refused } => {
-                self.for_all_parts(|| shard::Item::LinkDown { peer: peer.clone() });
+                self.for_all_parts(|| driver::Item::LinkDown { peer: peer.clone() });
                 self.members.push(members::Item::LinkDown { peer, refused });
             }
             Event::Died(who) => self.members.push(members::Item::Died(who)),
@@ -245,7 +255,7 @@ impl Shared {
     }
 
     /// Gives every part of the key space an item.
-    pub(crate) fn for_all_parts(&self, mut item: impl FnMut() -> shard::Item) {
+    pub(crate) fn for_all_parts(&self, mut item: impl FnMut() -> driver::Item) {
         self.parts.iter().for_each(|part| part.inbox.push(item()));
     }
 }

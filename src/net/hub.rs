@@ -359,10 +359,10 @@ impl Hub {
         count(&link.handled);
     }
 
-    /// A frame that came on that link.
-    pub(super) fn deliver(&self, link: &Link, lane: usize, bytes: Vec<u8>) {
+    /// A frame that came on that link; whether it was delivered.
+    pub(super) fn deliver(&self, link: &Link, lane: usize, bytes: Vec<u8>) -> bool {
         match link.deliver(lane, bytes, &self.events) {
-            Ok(()) => {}
+            Ok(was_up) => return was_up,
             Err(Undelivered::Down) => self.lost_frame(),
             Err(Undelivered::TooEarly) => {
                 count(&self.tally.congested);
@@ -370,6 +370,7 @@ impl Hub {
                 link.close();
             }
         }
+        false
     }
 
     fn lost_frame(&self) {
@@ -401,10 +402,15 @@ impl Hub {
         }
     }
 
-    /// Parts that wait with what they have to ask a peer need wait no longer.
-    pub(super) fn may_ask_now(&self, lanes: Lanes) {
-        let lanes = (0..self.control_lane()).filter(|lane| lanes & 1 << lane != 0);
-        lanes.for_each(|lane| (self.events)(Event::MayAsk { lane }));
+    /// Parts have frames that were delivered, or need not wait any longer with what they have to ask a peer.
+    pub(super) fn due(&self, arrived: Lanes, may_ask: Lanes, here: bool) {
+        for lane in (0..self.control_lane()).filter(|lane| may_ask & 1 << lane != 0) {
+            (self.events)(Event::MayAsk { lane });
+        }
+        let lanes = arrived | may_ask;
+        if lanes != 0 {
+            (self.events)(Event::Due { lanes, here });
+        }
     }
 
     /// A part waits no longer for a peer to answer it.
@@ -413,7 +419,7 @@ impl Hub {
         if let Some(link) = link {
             // As if it had.
             let answer = std::iter::once((lane, Ties::ANSWERS));
-            self.may_ask_now(link.out.arrived(answer));
+            self.due(0, link.out.arrived(answer), false);
         }
     }
 

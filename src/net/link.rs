@@ -249,35 +249,41 @@ impl Link {
         // Who hears of the link sends at once.
         self.out.open();
         events(Event::LinkUp(self.peer.member.clone()));
+        let mut lanes = 0;
         for (lane, bytes) in early {
+            lanes |= 1 << lane;
             events(Event::Frame {
                 from: self.peer_id().clone(),
                 lane,
                 bytes,
             });
         }
+        if lanes != 0 {
+            events(Event::Due { lanes, here: false });
+        }
         drop(phase);
         self.advance(Stage::Up);
         true
     }
 
-    /// Delivers a frame, or keeps it until the link is up.
+    /// Delivers a frame, or keeps it until the link is up; whether it is.
     pub(super) fn deliver(
         &self,
         lane: usize,
         bytes: Vec<u8>,
         events: &Events,
-    ) -> Result<(), Undelivered> {
+    ) -> Result<bool, Undelivered> {
         let bytes = Arrival::new(bytes, &self.unhandled);
+        let up = |bytes| {
+            events(Event::Frame {
+                from: self.peer_id().clone(),
+                lane,
+                bytes,
+            });
+            Ok(true)
+        };
         match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
-            Phase::Up => {
-                events(Event::Frame {
-                    from: self.peer_id().clone(),
-                    lane,
-                    bytes,
-                });
-                return Ok(());
-            }
+            Phase::Up => return up(bytes),
             Phase::Muted | Phase::Down => return Err(Undelivered::Down),
             Phase::Joining(_) => {}
         }
@@ -286,16 +292,12 @@ impl Link {
                 if early.len() < EARLY_MAX && self.unhandled.load(Relaxed) <= ARRIVED_BYTES_MAX =>
             {
                 early.push((lane, bytes));
+                Ok(false)
             }
-            Phase::Joining(_) => return Err(Undelivered::TooEarly),
-            Phase::Up => events(Event::Frame {
-                from: self.peer_id().clone(),
-                lane,
-                bytes,
-            }),
-            Phase::Muted | Phase::Down => return Err(Undelivered::Down),
+            Phase::Joining(_) => Err(Undelivered::TooEarly),
+            Phase::Up => up(bytes),
+            Phase::Muted | Phase::Down => Err(Undelivered::Down),
         }
-        Ok(())
     }
 
     /// Delivers nothing more but `LinkDown`, if that is due.

@@ -43,12 +43,16 @@ fn down(refused: bool) -> Event {
 #[test]
 fn early_frames_follow_the_link_up() {
     let (link, events, seen) = link();
-    link.deliver(0, vec![1], &events).unwrap();
-    link.deliver(0, vec![2], &events).unwrap();
+    assert_eq!(link.deliver(0, vec![1], &events), Ok(false));
+    assert_eq!(link.deliver(0, vec![2], &events), Ok(false));
     assert!(lock(&seen).is_empty());
     assert!(link.open(&events));
-    link.deliver(0, vec![3], &events).unwrap();
-    assert_eq!(*lock(&seen), [up(), frame(1), frame(2), frame(3)]);
+    assert_eq!(link.deliver(0, vec![3], &events), Ok(true));
+    let due = Event::Due {
+        lanes: 1,
+        here: false,
+    };
+    assert_eq!(*lock(&seen), [up(), frame(1), frame(2), due, frame(3)]);
     assert_eq!(link.stage(), Stage::Up);
 }
 

@@ -127,6 +127,13 @@ pub(crate) enum Event {
         /// Whose lane it is.
         lane: usize,
     },
+    /// What the events before said of these parts is to be handled now.
+    Due {
+        /// Their lanes, a bit each.
+        lanes: u64,
+        /// Whether it is so little that it can be handled here, before others are waked; under no lock.
+        here: bool,
+    },
     /// Its guardian says that the process of that life has ended.
     Died(NodeId),
     /// A proven peer knows a later life of our name, and refuses this one: go on with a greater incarnation.

@@ -102,6 +102,8 @@ struct State {
     is_open: bool,
     is_closed: bool,
     turn: Turn,
+    /// Somebody looks at what waits soon, and writes it.
+    is_held: bool,
     queue: VecDeque<Piece>,
     groups: Groups,
     /// Frames and bytes that were added here and are not written, also those that somebody is writing.
@@ -127,6 +129,7 @@ impl Outgoing {
             is_open: false,
             is_closed: false,
             turn: Turn::Free,
+            is_held: false,
             queue: VecDeque::new(),
             groups: Groups::default(),
             frames: 0,
@@ -207,11 +210,18 @@ impl Outgoing {
         lock(&self.state).groups.arrived(frames)
     }
 
+    /// Until what is returned is dropped, frames wait for others.
+    pub(super) fn hold(&self) -> Held<'_> {
+        lock(&self.state).is_held = true;
+        Held(self)
+    }
+
     /// Writes what waits, unless others are about to add to it.
     fn write_or_wait(&self, mut state: MutexGuard<'_, State>, has_others: bool) {
         let is_whole = state.groups.is_whole() && !has_others;
         match state.turn {
-            Turn::Soon if is_whole => state.turn = Turn::Free,
+            Turn::Soon if is_whole && !state.is_held => state.turn = Turn::Free,
+            Turn::Free if state.is_held => state.turn = Turn::Soon,
             Turn::Free if !is_whole => {
                 state.turn = Turn::Soon;
                 drop(state);
@@ -388,6 +398,20 @@ impl Outgoing {
             }
             drop(socket);
             self.write_in_turn(Turn::Blocked, ROUNDS_MAX);
+        }
+    }
+}
+
+/// What is sent meanwhile leaves together, at the end.
+pub(super) struct Held<'a>(&'a Outgoing);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.is_held = false;
+        if state.turn == Turn::Soon {
+            state.turn = Turn::Free;
+            self.0.write_or_wait(state, false);
         }
     }
 }

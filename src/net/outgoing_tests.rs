@@ -145,6 +145,30 @@ async fn what_belongs_together_is_written_by_the_last_of_its_senders() {
 }
 
 #[tokio::test]
+async fn what_is_sent_while_it_is_held_leaves_at_the_end() {
+    let (out, mut theirs, _read) = connected().await;
+    until("the socket is ready", || {
+        out.send(0, Ties::default(), vec![0]).unwrap();
+        out.frames() == 0
+    })
+    .await;
+    let held = out.hold();
+    for n in [1, 2] {
+        out.send(n, Ties::default(), vec![n as u8]).unwrap();
+    }
+    // The task does not write them, either.
+    tokio::task::yield_now().await;
+    assert_eq!(out.frames(), 2);
+    drop(held);
+    assert_eq!(out.frames(), 0);
+    let mut bodies = Vec::new();
+    while bodies.last() != Some(&2) {
+        bodies.extend(timeout(LIMIT, read_frame(&mut theirs)).await.unwrap().1);
+    }
+    assert!(bodies.ends_with(&[1, 2]));
+}
+
+#[tokio::test]
 async fn who_is_expected_and_does_not_come_is_not_waited_for() {
     let (out, mut theirs, _read) = connected().await;
     let both = [0, 1].map(|lane| (lane, ASKS));

@@ -20,11 +20,15 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::counters::count;
 use super::frames::{Carries, Frame, Impossible, Meter, Splitter, Step};
+use super::groups::Lanes;
 use super::hub::Hub;
 use super::link::Link;
 
 /// What is read at once.
 const READ_BUFFER: usize = 64 * 1024;
+/// With so few bytes, frames are handled by the task that has read them: to wake other threads for them would take longer.
+/// More of them are for as many threads as there are.
+const HERE_BYTES_MAX: usize = 32 * 1024;
 /// How often is read before other tasks have their turn.
 const READS_MAX: usize = 4;
 /// What is taken from ractor at once.
@@ -140,10 +144,15 @@ impl Reader {
         }
         let ties = frames.iter().map(|frame| (frame.lane, frame.ties));
         let may_ask = self.link.out.arrived(ties);
+        let (mut lanes, mut bytes) = (0, 0);
         for Frame { lane, body, .. } in frames {
-            self.hub.deliver(&self.link, lane, body);
+            bytes += body.len();
+            lanes |= Lanes::from(self.hub.deliver(&self.link, lane, body)) << lane;
         }
-        self.hub.may_ask_now(may_ask);
+        let here = bytes <= HERE_BYTES_MAX;
+        let held = here.then(|| self.link.out.hold());
+        self.hub.due(lanes, may_ask, here);
+        drop(held);
     }
 
     /// Takes the parts' frames out of what was read, up to the first bytes for ractor.

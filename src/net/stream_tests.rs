@@ -194,6 +194,41 @@ async fn what_comes_early_waits_for_the_link_and_what_comes_late_is_dropped() {
 }
 
 #[tokio::test]
+async fn frames_that_came_together_are_due_together_and_here_if_they_are_few() {
+    let mut f = Fixture::start().await;
+    f.open();
+    let due = |lanes, here| Event::Due { lanes, here };
+    let long = vec![7; HERE_BYTES_MAX];
+    let few = [part(0, b"one"), part(1, b"two"), ractors(&[0x0a])].concat();
+    let many = [part(1, &long), part(0, b"one"), ractors(&[0x0a])].concat();
+    for (sent, lanes, here) in [(few, 0b11, true), (many, 0b11, false)] {
+        lock(&f.seen).clear();
+        // However it is cut, all is due at last.
+        f.peer.write_all(&sent).await.unwrap();
+        read_as_ractor(&mut f.read).await.unwrap();
+        let mut told = 0;
+        let mut waits = 0;
+        for event in lock(&f.seen).iter() {
+            match event {
+                Event::Frame { lane, .. } => waits |= 1 << lane,
+                Event::Due { lanes, .. } => {
+                    assert_eq!(*lanes, waits, "what is due was delivered before");
+                    told |= std::mem::take(&mut waits);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((told, waits), (lanes, 0));
+        let seen = lock(&f.seen);
+        let of_one_read = seen.iter().filter(|event| **event == due(lanes, here));
+        let reads = seen
+            .iter()
+            .filter(|event| matches!(event, Event::Due { .. }));
+        assert!(of_one_read.count() == 1 || reads.count() > 1);
+    }
+}
+
+#[tokio::test]
 async fn a_flood_is_read_when_this_node_has_handled_what_came_before() {
     let f = Fixture::start().await;
     f.open();

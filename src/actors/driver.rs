@@ -1,0 +1,854 @@
+//! What drives a part of the key space: it gives the part's machine what arrives, and does what the machine wants done.
+//!
+//! ```text
+//!   clients, players, frames, views ──▶ Inbox ──▶ Driver ──▶ Shard (the machine) ──▶ effects
+//!                                                                   ├─▶ Outbox of each peer ─▶ Net
+//!                                                                   ├─▶ players: start, run, stop
+//!                                                                   └─▶ answers to clients
+//! ```
+//! Whoever holds it may drive: the part's actor, mostly.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use ractor::{ActorCell, ActorId};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tracing::{debug, error, info};
+
+use crate::net::{Arrival, Ties};
+use crate::protocol::blob::Blob;
+use crate::protocol::shard::{
+    Answer, Effect, Input, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran, Request, Shard,
+};
+use crate::protocol::types::{Epoch, Key, KeyRef, Kind, NodeId, NodeName};
+use crate::protocol::view::View;
+use crate::supervisor::{History, Verdict};
+use crate::wire::{self, CallFailure, Copies, Frame, Header, Messages, Read, Taken};
+
+use super::calls::Port;
+use super::hints::Hints;
+use super::idle::Idle;
+use super::listing::{Listing, Local};
+use super::outbox::Outbox;
+use super::part::{Gate, Part};
+use super::player::{Address, Run, Start, failed};
+use super::shard::TICK;
+use super::shared::Shared;
+
+/// The inbox of a part.
+pub(crate) type Inbox = super::inbox::Inbox<Item>;
+
+/// Most frames of another cluster that wait for a view; further ones are dropped.
+const EARLY_MAX: usize = 16;
+
+/// Most bytes of them.
+const EARLY_BYTES_MAX: usize = 2 * wire::VALUE_BYTES_MAX;
+
+/// How many rounds a part goes on without giving others a turn.
+pub(super) const ROUNDS_MAX: usize = 4;
+
+/// The most copies that nobody waits for, in a frame with something that a client waits for: the next one waits until
+/// this frame was taken in. What a client asks meanwhile waits behind few of them, wherever it passes through, and clients
+/// keep about half of a busy machine, less while a node joins.
+const HEALS_BESIDE: usize = 16;
+
+/// The most of them in any other frame.
+const HEALS_ALONE: usize = 32;
+
+/// No more of them are added to a frame that has so many bytes.
+const HEAL_BYTES: usize = 32 * 1024;
+
+/// With so many keys waiting for one peer that nobody waits for, no further ones are queued.
+const HEALS_MAX: usize = 1_024;
+
+/// How many restart histories are kept before calm ones are dropped.
+const HISTORIES_MAX: usize = 4_096;
+
+/// What reaches a part.
+pub(crate) enum Item {
+    /// A client asks.
+    Request {
+        token: u64,
+        key: Key,
+        request: Request,
+    },
+    /// A client asks where an actor is.
+    Locate { token: u64, key: Key },
+    /// A player handled a request that this part gave it.
+    Ran { gate: Arc<Gate>, ran: Ran },
+    /// A player handled a request that it had from a client.
+    Served {
+        gate: Arc<Gate>,
+        token: u64,
+        request: Request,
+        ran: Ran,
+    },
+    /// A player that shares its actor crashed, or was killed.
+    Ended { gate: Arc<Gate> },
+    /// A backoff is over.
+    Restart { key: Key, gen_: Epoch },
+    /// A frame of a peer.
+    Frame { from: NodeId, bytes: Arrival },
+    /// A peer has answered the others: what this part has to ask it may go.
+    MayAsk,
+    /// The connection to a peer ended: what was in flight is lost.
+    LinkDown { peer: NodeId },
+    /// A peer was connected.
+    LinkUp,
+    /// The node has a lease again.
+    Leased,
+    /// A view was decided.
+    Install(View),
+    /// Look at what was not acknowledged.
+    Tick,
+    /// Take no new requests; tell when none is left.
+    Quiesce(oneshot::Sender<()>),
+    /// Give back requests that have not started.
+    Refuse,
+    /// List the actors of a kind. Whoever asks has given up the list before.
+    Local {
+        kind: Kind,
+        port: oneshot::Sender<Vec<Local>>,
+    },
+    /// Kill a player.
+    Kill {
+        key: Key,
+        port: oneshot::Sender<bool>,
+    },
+    /// This life of the node is over: forget everything, and go on as another.
+    Dissolve { me: NodeId, view: View },
+}
+
+impl Item {
+    /// The key of something that there are many of.
+    fn key(&self) -> Option<KeyRef<'_>> {
+        match self {
+            Self::Request { key, .. } => Some(key.borrowed()),
+            Self::Ran { gate, .. } | Self::Served { gate, .. } => Some(gate.key.borrowed()),
+            _ => None,
+        }
+    }
+}
+
+/// What drives one part.
+pub(crate) struct Driver {
+    index: usize,
+    shared: Arc<Shared>,
+    part: Arc<Part>,
+    /// The part's actor, of its players.
+    supervisor: ActorCell,
+    machine: Shard,
+    effects: Vec<Effect>,
+    items: Vec<Item>,
+    /// Whether this node may answer, as of the beginning of the round.
+    leased: bool,
+    /// What clients of this node get at the end of the round.
+    answers: Vec<(u64, Answer)>,
+    /// How many bytes of requests were handled in the round.
+    taken: usize,
+    /// How many bytes of outcomes were.
+    outcomes: usize,
+    /// By peer; there are few.
+    outboxes: Vec<(NodeId, Outbox)>,
+    hints: Hints,
+    /// How many frames were sent that the peer is to say of that it took them in.
+    frames: u64,
+    idle: Idle<Arc<Gate>>,
+    /// Whose actor it is, for the reports of its end.
+    actors: HashMap<ActorId, Arc<Gate>>,
+    histories: HashMap<Key, History>,
+    quiet: Option<oneshot::Sender<()>>,
+    /// A list of the actors that live here is in the making.
+    listing: Option<Listing>,
+    /// Peers that were shown or asked for a view since the last tick.
+    told: Vec<NodeId>,
+    /// A tick has passed: what waits for the frames of other parts need not wait longer.
+    ticked: bool,
+    /// Frames of another cluster: of the one that this node is about to be admitted to, perhaps.
+    early: Vec<(NodeId, Vec<u8>)>,
+    /// Whether the membership was told that this part holds something.
+    had_data: bool,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("machine", &self.machine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Driver {
+    /// Drives a part whose machine begins in that view; `supervisor` is its actor.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        view: View,
+        supervisor: ActorCell,
+    ) -> Self {
+        Self {
+            index,
+            part: Arc::clone(&shared.parts[index]),
+            supervisor,
+            machine: machine(&shared, index, shared.me(), view),
+            effects: Vec::new(),
+            items: Vec::new(),
+            leased: false,
+            answers: Vec::new(),
+            taken: 0,
+            outcomes: 0,
+            outboxes: Vec::new(),
+            hints: Hints::default(),
+            frames: 0,
+            idle: Idle::new(shared.config.idle, Instant::now()),
+            actors: HashMap::new(),
+            histories: HashMap::new(),
+            quiet: None,
+            listing: None,
+            told: Vec::new(),
+            ticked: false,
+            early: Vec::new(),
+            had_data: false,
+            shared,
+        }
+    }
+
+    /// Whether there is more to do than what arrives.
+    pub(super) fn is_occupied(&self) -> bool {
+        self.heals() || self.listing.is_some()
+    }
+
+    /// Whether the part is to look for more copies that the cluster lacks, now.
+    fn heals(&self) -> bool {
+        let has_room = |(_, outbox): &(NodeId, Outbox)| outbox.heals() < HEALS_MAX;
+        self.machine.is_healing() && self.outboxes.iter().all(has_room)
+    }
+
+    /// Does a little of that.
+    pub(super) fn go_on(&mut self) {
+        if self.heals() {
+            self.step(Input::Heal);
+            self.flush();
+        }
+        if let Some(listing) = self.listing.take() {
+            self.listing = listing.go_on(&self.machine);
+        }
+    }
+
+    /// Handles what is in the inbox, and what comes meanwhile; false if there may be more.
+    pub(super) fn rounds(&mut self) -> bool {
+        (0..ROUNDS_MAX).any(|_| !self.round())
+    }
+
+    /// The actor of a player has ended; false if it was none.
+    pub(super) fn actor_ended(&mut self, id: ActorId, abnormal: bool) -> bool {
+        let Some(gate) = self.actors.remove(&id) else {
+            return false;
+        };
+        self.ended(&gate, abnormal);
+        self.flush();
+        true
+    }
+
+    /// Handles what is in the inbox, and sends what came of it; false if there was nothing.
+    pub(super) fn round(&mut self) -> bool {
+        let mut items = std::mem::take(&mut self.items);
+        let any = self.part.inbox.take(&mut items);
+        // Whoever is answered in this round was waiting at this moment: an answer that is true now is true for it.
+        self.leased = self.part.lease.is_valid_in(self.machine.view());
+        let mut ticked = false;
+        let mut rest = items.drain(..);
+        while !rest.as_slice().is_empty() {
+            let near = rest.as_slice().iter().take(PREFETCHED);
+            self.machine.prefetch(near.filter_map(Item::key));
+            for item in rest.by_ref().take(PREFETCHED) {
+                // After a stall, ticks have piled up; one says it all.
+                if matches!(item, Item::Tick) && std::mem::replace(&mut ticked, true) {
+                    continue;
+                }
+                self.item(item);
+            }
+        }
+        drop(rest);
+        self.items = items;
+        self.part.load.taken(std::mem::take(&mut self.taken));
+        if self.quiet.is_some()
+            && !self.part.load.is_queued()
+            && self.machine.is_quiet()
+            && let Some(port) = self.quiet.take()
+        {
+            let _ = port.send(());
+        }
+        if any {
+            self.flush();
+        }
+        any
+    }
+
+    fn item(&mut self, item: Item) {
+        match item {
+            Item::Request {
+                token,
+                key,
+                request,
+            } => {
+                let bytes = request.weight();
+                // The home itself knows better.
+                let hint = self
+                    .hints
+                    .of(&key)
+                    .filter(|_| !self.machine.speaks_for(&key));
+                let hint = hint.cloned();
+                self.step(Input::Request {
+                    token,
+                    key,
+                    request,
+                    hint,
+                });
+                self.taken += bytes;
+            }
+            Item::Locate { token, key } => {
+                self.step(Input::Locate { token, key });
+                self.taken += REQUEST_BYTES;
+            }
+            Item::Ran { gate, ran } => {
+                self.outcomes += ran.weight();
+                if gate.is_open() {
+                    let (key, gen_) = (gate.key.clone(), gate.gen_);
+                    self.step(Input::Ran { key, gen_, ran });
+                }
+            }
+            Item::Served {
+                gate,
+                token,
+                request,
+                ran,
+            } => {
+                let (bytes, key) = (request.weight(), gate.key.clone());
+                self.outcomes += ran.weight();
+                if !gate.is_open() {
+                    // What it did is gone with it.
+                    if self.part.calls(|calls| calls.adopt(token, &key)) {
+                        let input = Input::Request {
+                            token,
+                            key,
+                            request,
+                            hint: None,
+                        };
+                        self.step(input);
+                    }
+                } else {
+                    let is_read = matches!(ran, Ran::Done { data: None, .. });
+                    let input = Input::Served {
+                        token,
+                        key,
+                        gen_: gate.gen_,
+                        request,
+                        ran,
+                    };
+                    self.step(input);
+                    if is_read && let Some(ver) = self.machine.settled_at(&gate.key) {
+                        // The next ones need not come here.
+                        gate.set_backed_up(self.machine.view(), ver);
+                    }
+                }
+                self.taken += bytes;
+            }
+            Item::Ended { gate } => self.ended(&gate, true),
+            Item::Restart { key, gen_ } => self.step(Input::Restart { key, gen_ }),
+            Item::Frame { from, bytes } => self.frame(&from, &bytes),
+            // It goes at the end of the round.
+            Item::MayAsk => {}
+            Item::LinkDown { peer } => self.outboxes.retain(|(id, _)| *id != peer),
+            Item::LinkUp => self.step(Input::Linked),
+            Item::Leased => self.step(Input::Leased),
+            Item::Install(view) => {
+                let view = with_own_names(view, self.machine.view());
+                // Whatever was not sent belongs to the old epoch.
+                self.outboxes
+                    .iter_mut()
+                    .for_each(|(_, outbox)| outbox.clear());
+                self.leased = self.part.lease.is_valid_in(&view);
+                self.step(Input::Install(view));
+                let view = self.machine.view();
+                self.outboxes.retain(|(peer, _)| view.contains(peer));
+                for (from, bytes) in std::mem::take(&mut self.early) {
+                    self.frame(&from, &bytes);
+                }
+            }
+            Item::Tick => {
+                self.told.clear();
+                self.ticked = true;
+                for (peer, outbox) in &mut self.outboxes {
+                    if outbox.tick() {
+                        self.shared.give_up(peer, self.index);
+                    }
+                }
+                self.hints.tick();
+                let patience = self.shared.config.call_timeout.as_millis();
+                let patience = patience.div_ceil(TICK.as_millis());
+                let patience = u64::try_from(patience).unwrap_or(u64::MAX);
+                for (token, key) in self.part.calls(|calls| calls.tick(patience)) {
+                    self.step(Input::Cancel { key, token });
+                }
+                if self.histories.len() > HISTORIES_MAX {
+                    let now = Instant::now();
+                    self.histories.retain(|key, history| {
+                        self.shared
+                            .types
+                            .get(&key.kind())
+                            .is_some_and(|t| !history.is_calm(now, &t.restart()))
+                    });
+                }
+                self.step(Input::Tick);
+                self.rest();
+            }
+            Item::Quiesce(port) => {
+                self.quiet = Some(port);
+                self.part.close_residents();
+                self.step(Input::Quiesce);
+            }
+            Item::Refuse => self.step(Input::Refuse),
+            Item::Local { kind, port } => {
+                self.listing = Some(Listing::begin(&self.machine, kind, port));
+            }
+            Item::Kill { key, port } => {
+                let address = self.part.resident(&key).and_then(|(_, address)| address);
+                if address.as_ref().is_some_and(|address| !address.kill()) {
+                    return self.part.inbox.push(Item::Kill { key, port });
+                }
+                let _ = port.send(address.is_some());
+            }
+            Item::Dissolve { me, view } => {
+                for address in self.part.clear_out() {
+                    address.stop();
+                }
+                self.part.open_residents();
+                self.outboxes.clear();
+                self.hints.clear();
+                self.early.clear();
+                let old = std::mem::replace(
+                    &mut self.machine,
+                    machine(&self.shared, self.index, me, view),
+                );
+                for (token, maybe) in old.dissolve() {
+                    let answer = if maybe {
+                        Answer::Unknown
+                    } else {
+                        Answer::NotServing
+                    };
+                    self.answers.push((token, answer));
+                }
+            }
+        }
+    }
+
+    /// One step of the machine, with everything that it wants done.
+    fn step(&mut self, input: Input) {
+        self.machine.handle(self.leased, input, &mut self.effects);
+        self.carry_out();
+    }
+
+    /// Does what the machine wants done.
+    fn carry_out(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut undeliverable = Vec::new();
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send { to, msg } => {
+                    if let Msg::Forward { key, request, .. } = &msg
+                        && !request.again
+                    {
+                        self.hints.learn(key, &to);
+                    }
+                    let bytes_max = self.part.load.max();
+                    outbox_of(&mut self.outboxes, &to).push(msg, bytes_max);
+                }
+                Effect::Copy { to, key, awaited } => {
+                    outbox_of(&mut self.outboxes, &to).copy(key, awaited);
+                }
+                Effect::Start { key, gen_, data } => self.start(key, gen_, data),
+                Effect::Run { key, gen_, request } => {
+                    match self.resident(&key, gen_) {
+                        Some((_, Some(address))) => address.give(Run::Given(request)),
+                        Some((_, None)) | None => undeliverable.push((key, gen_)),
+                    };
+                }
+                Effect::Stop { key, gen_ } => {
+                    if let Some((gate, _)) = self.resident(&key, gen_)
+                        && let Some(address) = self.part.move_out(&gate)
+                    {
+                        address.stop();
+                    }
+                }
+                Effect::Answer { token, answer } => self.answers.push((token, answer)),
+                Effect::Found { token, found } => {
+                    let port = self.part.calls(|calls| calls.take(token));
+                    if let Some(Port::Locate(port)) = port {
+                        let _ = port.send(Ok(found));
+                    }
+                }
+                Effect::ShowView(peer) => {
+                    if !self.told.contains(&peer) {
+                        self.told.push(peer.clone());
+                        self.shared.show_view(&peer, self.machine.view());
+                    }
+                }
+                Effect::WantView(peer) => {
+                    if !self.told.contains(&peer) {
+                        self.told.push(peer.clone());
+                        self.shared.want_view(&peer);
+                    }
+                }
+                Effect::Progress(epoch, progress) => {
+                    debug!(node = %self.shared.name, epoch = epoch.0, part = self.index, "barrier {progress:?}");
+                    self.shared
+                        .progress(self.index, epoch, progress == Progress::Complete);
+                }
+                // Players may have requests that the machine has not heard of: see `round`.
+                Effect::Quiet => {}
+                Effect::Broken(invariant) => {
+                    error!(node = %self.shared.name, part = self.index, "broken invariant: {invariant}");
+                }
+                Effect::Refused { from, rule } => self.shared.refused(&from, rule),
+            }
+        }
+        self.effects = effects;
+        for (key, gen_) in undeliverable {
+            let name = self.shared.name.to_string();
+            let ran = failed(&CallFailure::NoSuchType(name));
+            self.step(Input::Ran { key, gen_, ran });
+        }
+    }
+
+    fn start(&mut self, key: Key, gen_: Epoch, data: Blob) {
+        let gate = Arc::new(Gate::new(key.clone(), gen_, Arc::clone(&self.part)));
+        let start = Start {
+            gate: Arc::clone(&gate),
+            data,
+            ver: self.machine.owned_state(&key).map_or(0, |(_, ver, _)| ver),
+            node: self.shared.name.clone(),
+        };
+        let server = self.shared.types.get(&key.kind()).cloned();
+        let address = server.and_then(|server| server.start(start, self.supervisor.clone()));
+        if let Some(Address::Actor(actor)) = &address {
+            self.actors.insert(actor.get_id(), Arc::clone(&gate));
+        }
+        if let Some((before, _)) = self.part.resident(&key) {
+            self.part.move_out(&before);
+        }
+        gate.set_used();
+        self.idle.watch(Arc::clone(&gate), self.idle.now());
+        self.part.settle_in(gate, address);
+    }
+
+    /// The player of that generation, if it lives here.
+    fn resident(&self, key: &Key, gen_: Epoch) -> Option<(Arc<Gate>, Option<Address>)> {
+        let resident = self.part.resident(key);
+        resident.filter(|(gate, _)| gate.gen_ == gen_)
+    }
+
+    /// A player crashed, or was killed: its supervisor decides when it starts again.
+    fn ended(&mut self, gate: &Arc<Gate>, abnormal: bool) {
+        if !gate.is_open() {
+            // It was ended by this part, or has ended already.
+            return;
+        }
+        self.part.move_out(gate);
+        let (key, gen_) = (gate.key.clone(), gate.gen_);
+        let verdict = self.verdict(&key, abnormal);
+        info!(node = %self.shared.name, key = key.name(), "player.exit {verdict:?}");
+        let again = matches!(verdict, Verdict::Again(_));
+        let exited = Input::Exited {
+            key: key.clone(),
+            gen_,
+            again,
+        };
+        self.step(exited);
+        match verdict {
+            Verdict::Down => {}
+            Verdict::Again(Duration::ZERO) => self.step(Input::Restart { key, gen_ }),
+            Verdict::Again(wait) => {
+                let part = Arc::clone(&self.part);
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    part.inbox.push(Item::Restart { key, gen_ });
+                });
+            }
+        }
+    }
+
+    /// Players that nobody has asked for long go to rest.
+    fn rest(&mut self) {
+        let due = self.idle.turn(Instant::now());
+        self.part.turn.store(self.idle.now(), Ordering::Relaxed);
+        for gate in due {
+            let key = gate.key.clone();
+            let gen_ = match self.part.resident(&key) {
+                Some((current, _)) if !Arc::ptr_eq(&current, &gate) => continue,
+                Some(_) if !self.idle.is_over(gate.used()) => {
+                    let used = gate.used();
+                    self.idle.watch(gate, used);
+                    continue;
+                }
+                Some(_) if gate.is_busy() => {
+                    self.idle.retry(gate);
+                    continue;
+                }
+                Some(_) => Some(gate.gen_),
+                // Its actor has ended, and nobody has asked it since.
+                None => self.machine.owns(&key),
+            };
+            let Some(gen_) = gen_ else { continue };
+            self.step(Input::Rest {
+                key: key.clone(),
+                gen_,
+            });
+            if self.machine.owns(&key).is_some() {
+                // It has something to do, or its part has.
+                self.idle.retry(gate);
+            }
+        }
+    }
+
+    fn verdict(&mut self, key: &Key, abnormal: bool) -> Verdict {
+        let Some(server) = self.shared.types.get(&key.kind()) else {
+            return Verdict::Down;
+        };
+        self.histories.entry(key.clone()).or_default().exited(
+            Instant::now(),
+            &server.restart(),
+            abnormal,
+        )
+    }
+
+    fn frame(&mut self, from: &NodeId, bytes: &[u8]) {
+        let (header, messages) = match wire::read_frame(bytes) {
+            Ok(frame) => frame,
+            Err(error) => return self.shared.malformed(from, &error),
+        };
+        if header.cluster != self.machine.view().cluster {
+            // Read after the next view; its sender gets its credit then, or sends again what matters.
+            let held: usize = self.early.iter().map(|(_, bytes)| bytes.len()).sum();
+            if self.early.len() < EARLY_MAX && held + bytes.len() <= EARLY_BYTES_MAX {
+                self.early.push((from.clone(), bytes.to_vec()));
+            }
+            return;
+        }
+        // The view's own name of the peer is the one that the machine knows: equal at a glance.
+        let known = self.machine.view().ids().find(|id| *id == from).cloned();
+        let from = known.as_ref().unwrap_or(from);
+        let same_epoch = header.epoch == self.machine.epoch();
+        if let Some(taken) = header.taken {
+            let mut copies = outbox_of(&mut self.outboxes, from).arrived(taken.number);
+            match taken.copies {
+                Copies::Kept { but } if same_epoch && but.is_sorted_by(|a, b| a < b) => {
+                    // Backwards, so that the places of the others stay what they are.
+                    for place in but.iter().rev() {
+                        if let Ok(place) = usize::try_from(*place)
+                            && place < copies.len()
+                        {
+                            copies.swap_remove(place);
+                        }
+                    }
+                    self.machine
+                        .kept(self.leased, from, &copies, &mut self.effects);
+                    self.carry_out();
+                }
+                Copies::Kept { .. } | Copies::Void => {}
+            }
+        }
+        let (number, epoch) = (header.number, header.epoch);
+        let whole = self.messages(from, (epoch, same_epoch), messages);
+        if number > 0 {
+            let copies = match whole {
+                Some(but) if same_epoch => Copies::Kept { but },
+                Some(_) | None => Copies::Void,
+            };
+            outbox_of(&mut self.outboxes, from).take_in(Taken { number, copies });
+        }
+    }
+
+    /// Takes in the messages of a frame of that epoch, which is that of this part or not: which of its copies were not kept,
+    /// or none if its end cannot be read.
+    fn messages(
+        &mut self,
+        from: &NodeId,
+        (epoch, same_epoch): (Epoch, bool),
+        mut messages: Messages<'_>,
+    ) -> Option<Vec<u32>> {
+        let (mut place, mut but) = (0, Vec::new());
+        let mut near = SmallVec::<[_; PREFETCHED]>::new();
+        loop {
+            near.extend(messages.by_ref().take(PREFETCHED));
+            if near.is_empty() {
+                return Some(but);
+            }
+            let readable = near.iter().filter_map(|read| read.as_ref().ok());
+            self.machine.prefetch(readable.filter_map(Read::key));
+            for read in near.drain(..) {
+                let msg = match read {
+                    Ok(Read::Copy(key, copied)) if same_epoch => {
+                        if !self.machine.keep(from, key, copied, &mut self.effects) {
+                            but.push(place);
+                        }
+                        place += 1;
+                        if !self.effects.is_empty() {
+                            self.carry_out();
+                        }
+                        continue;
+                    }
+                    Ok(read) => read.into_msg(),
+                    Err(error) => {
+                        self.shared.malformed(from, &error);
+                        return None;
+                    }
+                };
+                let from = from.clone();
+                self.step(Input::Message { from, epoch, msg });
+            }
+        }
+    }
+
+    /// Sends what every peer may get now.
+    fn flush(&mut self) {
+        let has = self.machine.has_data();
+        if has != self.had_data {
+            self.had_data = has;
+            self.shared.members.push(super::members::Item::HasData {
+                part: self.index,
+                has,
+            });
+        }
+        let load = &self.part.load;
+        load.set_held(self.machine.held_bytes());
+        load.outcomes_taken(std::mem::take(&mut self.outcomes));
+        self.part.answer_all(&mut self.answers);
+        let Self {
+            machine,
+            outboxes,
+            frames,
+            ticked,
+            ..
+        } = self;
+        let ticked = std::mem::take(ticked);
+        let (cluster, epoch) = (machine.view().cluster, machine.epoch());
+        for (peer, outbox) in outboxes.iter_mut() {
+            // Answers do not wait for others, and after a while nothing does.
+            let would_ask = outbox.would_ask();
+            let mut may_ask = would_ask && (ticked || self.shared.may_ask(peer, self.index));
+            let mut passes = outbox.was_expected();
+            while outbox.is_ready(may_ask) && self.shared.has_room(peer) {
+                let mut frame = Frame::default();
+                while !frame.is_full()
+                    && let Some(msg) = outbox.next_answer()
+                {
+                    frame.push(&msg);
+                }
+                let mut number = 0;
+                if may_ask && !frame.is_full() {
+                    let mut copies = Vec::new();
+                    let answers = frame.len();
+                    while !frame.is_full()
+                        && let Some(msg) = outbox.next_request()
+                    {
+                        frame.push(&msg);
+                    }
+                    let mut copy = |frame: &mut Frame, key: Key| {
+                        if let Some(copied) = machine.copy_of(&key, peer) {
+                            frame.copy(&key, copied);
+                            copies.push((key, (copied.is_hold, copied.gen_, copied.ver)));
+                        }
+                    };
+                    while !frame.is_full() && outbox.has_puts() {
+                        machine.prefetch(outbox.puts_ahead().take(PREFETCHED));
+                        for _ in 0..PREFETCHED {
+                            if frame.is_full() {
+                                break;
+                            }
+                            let Some(key) = outbox.next_put() else { break };
+                            copy(&mut frame, key);
+                        }
+                    }
+                    let heals = if frame.len() > answers {
+                        HEALS_BESIDE
+                    } else {
+                        HEALS_ALONE
+                    };
+                    machine.prefetch(outbox.heals_ahead().take(heals));
+                    let more = std::iter::from_fn(|| outbox.next_heal()).take(heals);
+                    for key in more {
+                        copy(&mut frame, key);
+                        if frame.len() >= HEAL_BYTES {
+                            break;
+                        }
+                    }
+                    if frame.len() > answers {
+                        *frames += 1;
+                        number = *frames;
+                        outbox.sent(number, copies);
+                        may_ask = false;
+                    }
+                }
+                let taken = outbox.next_taken();
+                if frame.len() == 0 && taken.is_none() {
+                    break;
+                }
+                let ties = Ties {
+                    asks: number > 0,
+                    answers: taken.is_some(),
+                };
+                let header = Header::new(cluster, epoch, number, taken);
+                let bytes = frame.finish(header);
+                passes = false;
+                if !self.shared.send(peer, self.index, ties, bytes) {
+                    // What matters is sent again when it is connected.
+                    outbox.disconnected();
+                    break;
+                }
+            }
+            if passes {
+                self.shared.pass(peer, self.index);
+            }
+        }
+    }
+}
+
+/// The machine of a part, at its beginning.
+fn machine(shared: &Shared, index: usize, me: NodeId, view: View) -> Shard {
+    let config = &shared.config;
+    let waiting_max = (config.waiting_max / crate::protocol::SHARDS).max(1);
+    let mut machine = Shard::new(me, view, config.backups, waiting_max, index as u16)
+        .with_bytes_max(shared.parts[index].load.max());
+    machine.plant(shared.planted);
+    machine
+}
+
+/// The same view with names of this part's own, those of the view before where it has them: what is sent to a peer has a
+/// copy of its name, and to count copies together with other parts would pass a line of memory from core to core.
+fn with_own_names(mut view: View, before: &View) -> View {
+    let own = |id: &mut NodeId| match before.ids().find(|known| *known == id) {
+        Some(known) => *id = known.clone(),
+        None => id.name = NodeName::new(id.name.as_str()),
+    };
+    view.members
+        .iter_mut()
+        .for_each(|member| own(&mut member.id));
+    view.leaving.iter_mut().for_each(own);
+    view
+}
+
+fn outbox_of<'a>(outboxes: &'a mut Vec<(NodeId, Outbox)>, peer: &NodeId) -> &'a mut Outbox {
+    let at = match outboxes.iter().position(|(id, _)| id == peer) {
+        Some(at) => at,
+        None => {
+            outboxes.push((peer.clone(), Outbox::default()));
+            outboxes.len() - 1
+        }
+    };
+    &mut outboxes[at].1
+}

@@ -1,0 +1,123 @@
+use std::collections::HashMap;
+
+use ractor::{ActorCell, ActorStatus};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::protocol::defect::Planted;
+use crate::protocol::shard::Request;
+use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeName};
+
+use super::super::calls::{Refused, Waiting};
+use super::super::host::Guest;
+use super::super::part::{Direct, Gate};
+use super::super::player::{Address, Run};
+use super::*;
+
+/// A player that takes its part along.
+struct Bomb;
+
+impl Guest for Bomb {
+    fn ask(self: Arc<Self>, _: Direct) -> Result<Option<Waiting>, Refused> {
+        Ok(None)
+    }
+
+    fn give(self: Arc<Self>, _: Run) {}
+
+    fn stop(self: Arc<Self>) {}
+
+    fn kill(self: Arc<Self>) {
+        panic!("a bug of ours");
+    }
+}
+
+fn key() -> Key {
+    Key::new(Kind::of("bomb"), "alice")
+}
+
+/// The actor of a part.
+async fn start() -> (Arc<Part>, ActorCell) {
+    let me = Member {
+        id: NodeId {
+            name: NodeName::new("a@h"),
+            incarnation: 1,
+        },
+        addr: "127.0.0.1:1".into(),
+    };
+    let (cluster, config) = (ClusterId(1), Config::new("a@h"));
+    let shared = Shared::new(
+        me.id.clone(),
+        cluster,
+        config,
+        HashMap::new(),
+        Planted::NONE,
+    );
+    let shared = Arc::new(shared);
+    let part = Arc::clone(&shared.parts[0]);
+    let view = View::alone(cluster, me);
+    let actor = ShardActor { index: 0, shared };
+    let (actor, _) = Actor::spawn(None, actor, view).await.unwrap();
+    part.inbox.bind(actor.clone());
+    (part, actor.get_cell())
+}
+
+/// Waits until the actor has nothing to do.
+async fn rests(part: &Part) {
+    loop {
+        while !part.inbox.claim() {
+            tokio::task::yield_now().await;
+        }
+        let mut items = Vec::new();
+        if !part.inbox.take(&mut items) {
+            return;
+        }
+        part.inbox.hand_over();
+    }
+}
+
+/// Asks the part to kill a player: whether it had one.
+fn kill(part: &Part) -> oneshot::Receiver<bool> {
+    let (port, answer) = oneshot::channel();
+    part.inbox.put(Item::Kill { key: key(), port });
+    answer
+}
+
+#[tokio::test]
+async fn while_the_actor_rests_others_drive_the_part() {
+    let (part, _actor) = start().await;
+    rests(&part).await;
+    let mut here = kill(&part);
+    part.drive_here();
+    assert_eq!(here.try_recv(), Ok(false));
+
+    assert!(part.inbox.claim());
+    let mut later = kill(&part);
+    part.drive_here();
+    assert!(later.try_recv().is_err(), "somebody else is at it");
+    part.inbox.hand_over();
+    assert_eq!(later.await, Ok(false));
+}
+
+#[tokio::test]
+async fn a_panic_of_who_drives_a_part_ends_its_actor_and_nobody_waits() {
+    let (part, actor) = start().await;
+    rests(&part).await;
+    let gate = Gate::new(key(), Epoch(1), Arc::clone(&part));
+    part.settle_in(Arc::new(gate), Some(Address::Guest(Arc::new(Bomb))));
+    let killed = kill(&part);
+    part.drive_here();
+    assert!(killed.await.is_err());
+    while actor.get_status() != ActorStatus::Stopped {
+        tokio::task::yield_now().await;
+    }
+    let request = Request {
+        id: None,
+        payload: Default::default(),
+        again: false,
+        span: 0,
+    };
+    assert!(matches!(
+        part.call(key().borrowed(), request),
+        Err(Refused::Closed)
+    ));
+}
