@@ -43,6 +43,14 @@
 //! too: a fifth to a quarter less time per reward. Two parts instead of four do almost as well, and on a larger machine would
 //! keep two cores busy instead of four.
 //!
+//! What was left of that time was threads that wake each other within a node: the reader of a link woke the actors of four
+//! parts, and tokio a second thread for them. Now the reader handles a few frames itself (`Part::drive_here` in
+//! `src/actors/part.rs`), and all that the parts send meanwhile leaves in one packet. Calls of futex went from 20,000 a
+//! second to 4,000, changes of context from 40,000 to 23,000, at a third more rewards (README has the figures). One worker
+//! thread in each node instead of two takes a sixth less still: that is the second thread of the node with the clients.
+//! Holding back what a part has to ask until the clients that were just answered have asked again makes one packet of 20
+//! rewards instead of 16, and not more rewards. A shorter slice of the scheduler (`sched_setattr`) changed nothing.
+//!
 //! Where any of three nodes is asked, the forwarded ids made the difference: 32 of them, with their replies, were in every
 //! write. Encoded one by one they took a fifth of the owner's time; kept as they are written, a tenth. Now a node says which
 //! of its requests are over, and those are forgotten (`src/protocol/ring.rs`): a sixth less time, and 90 bytes on the wire
@@ -52,9 +60,10 @@
 //! What would move the bound next: fewer lines per player (its gate, seat and state are three allocations, which a client
 //! looks at one after the other).
 //!
-//! One at a time, waking threads bounds it. With an actor each, the chain of an answer in the client's process is reader,
-//! part, client, player, part; tokio hands over at most three tasks in a row on one thread, so that the fourth wakes another
-//! thread. In shared actors the client is the player: the chain is short enough, and a reward takes a third of the time.
+//! One at a time, waking threads bounds it. With an actor each, the chain of an answer in the client's process was reader,
+//! part, client, player, part; tokio hands over at most three tasks in a row on one thread, so that the fourth woke another
+//! thread. The reader drives the part now, which leaves three: a reward takes as long as in shared actors, where the client
+//! is the player.
 //!
 //! `cargo bench --bench cluster [-- --json] [--seconds N] [--repeat N] [--in-flight N,N] [--paths NAME,NAME]
 //! [--allocations] [--plot FILE.svg]`

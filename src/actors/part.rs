@@ -105,7 +105,8 @@ impl Part {
     /// Has what was put into the inbox handled here and now, if the actor is neither at work nor about to be.
     pub(super) fn drive_here(&self) {
         if !self.inbox.claim() {
-            return;
+            // Also if nobody ever will be.
+            return self.inbox.wake();
         }
         let is_done = match self.driver.try_lock() {
             Ok(mut place) => {
