@@ -6,7 +6,8 @@
 //!                                                                   ├─▶ players: start, run, stop
 //!                                                                   └─▶ answers to clients
 //! ```
-//! Whoever holds it may drive: the part's actor, mostly.
+//! Its holder has the part to itself: the part's actor mostly, or who has just read frames for it (see
+//! [`Part::drive_here`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -139,7 +140,7 @@ pub(crate) struct Driver {
     index: usize,
     shared: Arc<Shared>,
     part: Arc<Part>,
-    /// The part's actor, of its players.
+    /// The part's actor, which supervises its players.
     supervisor: ActorCell,
     machine: Shard,
     effects: Vec<Effect>,

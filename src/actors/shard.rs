@@ -1,9 +1,9 @@
 //! The actor of one part of the key space: it has the part driven, and supervises the players that live here.
 //!
 //! ```text
-//!   Wake ──▶ ShardActor ──▶ Part ──▶ Driver
-//!   the end of a player ──┘            ▲
-//!   a peer's frames, few ──────────────┘   by the task that read them
+//!   wake-ups, ends of players ──▶ ShardActor ──┐
+//!                                              ├──▶ Driver
+//!   few frames of a peer ──▶ who read them ────┘
 //! ```
 
 use std::sync::Arc;
