@@ -107,9 +107,13 @@ async fn a_panic_of_who_drives_a_part_ends_its_actor_and_nobody_waits() {
     let killed = kill(&part);
     part.drive_here();
     assert!(killed.await.is_err());
-    while actor.get_status() != ActorStatus::Stopped {
-        tokio::task::yield_now().await;
-    }
+    let ended = async {
+        while actor.get_status() != ActorStatus::Stopped {
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, ended).await.expect("it ends");
     let request = Request {
         id: None,
         payload: Default::default(),

@@ -51,7 +51,7 @@ const BUDGET: Budget = Budget {
     alone_owner: 12.2,
     alone_keeper: 3.3,
     many_owner: 5.9,
-    many_keeper: 0.45,
+    many_keeper: 0.38,
     wire: 35.0,
     instructions: 13_500.0,
 };
