@@ -113,7 +113,8 @@ pub(crate) enum Event {
         /// Whether nobody listens at the peer's address any more: its process is gone.
         refused: bool,
     },
-    /// A frame of a linked peer. In order per lane, after its `LinkUp`, never after its `LinkDown`.
+    /// A frame of a linked peer. In order per lane, after its `LinkUp`, never after its `LinkDown`. Those of parts are to be
+    /// handled when they are [due](Self::Due).
     Frame {
         /// Who sent it, as the handshake proved.
         from: NodeId,
@@ -131,7 +132,7 @@ pub(crate) enum Event {
     Due {
         /// Their lanes, a bit each.
         lanes: u64,
-        /// Whether it is so little that it can be handled here, before others are waked; under no lock.
+        /// Whether it is so little that it can be handled here, before others are woken; then it is told under no lock.
         here: bool,
     },
     /// Its guardian says that the process of that life has ended.
@@ -146,7 +147,7 @@ pub(crate) enum Event {
 }
 
 /// Takes the events. Called from tasks and actors, sometimes under a lock of the link: it must not block, nor call
-/// back into the [`Net`].
+/// back into the [`Net`], but for [`Event::Due`] that is to be handled here.
 pub(crate) type Events = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// The network layer of this process; clones are handles to the same one.
