@@ -10,7 +10,6 @@
 //! [`Part::drive_here`]).
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -37,7 +36,6 @@ use super::listing::{Listing, Local};
 use super::outbox::Outbox;
 use super::part::{Gate, Part};
 use super::player::{Address, Run, Start, failed};
-use super::shard::TICK;
 use super::shared::Shared;
 
 /// The inbox of a part.
@@ -48,6 +46,9 @@ const EARLY_MAX: usize = 16;
 
 /// Most bytes of them.
 const EARLY_BYTES_MAX: usize = 2 * wire::VALUE_BYTES_MAX;
+
+/// How often what was not acknowledged is looked at; it is sent again after two of these.
+pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// How many rounds a part goes on without giving others a turn.
 pub(super) const ROUNDS_MAX: usize = 4;
@@ -137,7 +138,6 @@ impl Item {
 
 /// What drives one part.
 pub(crate) struct Driver {
-    index: usize,
     shared: Arc<Shared>,
     part: Arc<Part>,
     /// The part's actor, which supervises its players.
@@ -175,14 +175,6 @@ pub(crate) struct Driver {
     had_data: bool,
 }
 
-impl fmt::Debug for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver")
-            .field("machine", &self.machine)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Driver {
     /// Drives a part whose machine begins in that view; `supervisor` is its actor.
     pub(super) fn new(
@@ -192,7 +184,6 @@ impl Driver {
         supervisor: ActorCell,
     ) -> Self {
         Self {
-            index,
             part: Arc::clone(&shared.parts[index]),
             supervisor,
             machine: machine(&shared, index, shared.me(), view),
@@ -229,7 +220,7 @@ impl Driver {
         self.machine.is_healing() && self.outboxes.iter().all(has_room)
     }
 
-    /// Does a little of that.
+    /// Does a little of that, if there is.
     pub(super) fn go_on(&mut self) {
         if self.heals() {
             self.step(Input::Heal);
@@ -240,9 +231,9 @@ impl Driver {
         }
     }
 
-    /// Handles what is in the inbox, and what comes meanwhile; false if there may be more.
+    /// Handles what is in the inbox, and what comes meanwhile; false if there is, or may be, more to do.
     pub(super) fn rounds(&mut self) -> bool {
-        (0..ROUNDS_MAX).any(|_| !self.round())
+        (0..ROUNDS_MAX).any(|_| !self.round()) && !self.is_occupied()
     }
 
     /// The actor of a player has ended; false if it was none.
@@ -386,7 +377,7 @@ impl Driver {
                 self.ticked = true;
                 for (peer, outbox) in &mut self.outboxes {
                     if outbox.tick() {
-                        self.shared.give_up(peer, self.index);
+                        self.shared.give_up(peer, self.part.index);
                     }
                 }
                 self.hints.tick();
@@ -434,7 +425,7 @@ impl Driver {
                 self.early.clear();
                 let old = std::mem::replace(
                     &mut self.machine,
-                    machine(&self.shared, self.index, me, view),
+                    machine(&self.shared, self.part.index, me, view),
                 );
                 for (token, maybe) in old.dissolve() {
                     let answer = if maybe {
@@ -506,14 +497,14 @@ impl Driver {
                     }
                 }
                 Effect::Progress(epoch, progress) => {
-                    debug!(node = %self.shared.name, epoch = epoch.0, part = self.index, "barrier {progress:?}");
+                    debug!(node = %self.shared.name, epoch = epoch.0, part = self.part.index, "barrier {progress:?}");
                     self.shared
-                        .progress(self.index, epoch, progress == Progress::Complete);
+                        .progress(self.part.index, epoch, progress == Progress::Complete);
                 }
                 // Players may have requests that the machine has not heard of: see `round`.
                 Effect::Quiet => {}
                 Effect::Broken(invariant) => {
-                    error!(node = %self.shared.name, part = self.index, "broken invariant: {invariant}");
+                    error!(node = %self.shared.name, part = self.part.index, "broken invariant: {invariant}");
                 }
                 Effect::Refused { from, rule } => self.shared.refused(&from, rule),
             }
@@ -721,7 +712,7 @@ impl Driver {
         if has != self.had_data {
             self.had_data = has;
             self.shared.members.push(super::members::Item::HasData {
-                part: self.index,
+                part: self.part.index,
                 has,
             });
         }
@@ -741,7 +732,7 @@ impl Driver {
         for (peer, outbox) in outboxes.iter_mut() {
             // Answers do not wait for others, and after a while nothing does.
             let would_ask = outbox.would_ask();
-            let mut may_ask = would_ask && (ticked || self.shared.may_ask(peer, self.index));
+            let mut may_ask = would_ask && (ticked || self.shared.may_ask(peer, self.part.index));
             let mut passes = outbox.was_expected();
             while outbox.is_ready(may_ask) && self.shared.has_room(peer) {
                 let mut frame = Frame::default();
@@ -806,14 +797,14 @@ impl Driver {
                 let header = Header::new(cluster, epoch, number, taken);
                 let bytes = frame.finish(header);
                 passes = false;
-                if !self.shared.send(peer, self.index, ties, bytes) {
+                if !self.shared.send(peer, self.part.index, ties, bytes) {
                     // What matters is sent again when it is connected.
                     outbox.disconnected();
                     break;
                 }
             }
             if passes {
-                self.shared.pass(peer, self.index);
+                self.shared.pass(peer, self.part.index);
             }
         }
     }

@@ -105,26 +105,17 @@ impl Part {
     /// Has what was put into the inbox handled here and now, if the actor is neither at work nor about to be.
     pub(super) fn drive_here(&self) {
         if !self.inbox.claim() {
-            // Also if nobody ever will be.
+            // Should the actor have ended, this drops what nobody will ever take.
             return self.inbox.wake();
         }
-        let is_done = match self.driver.try_lock() {
-            Ok(mut place) => {
-                let mut rounds = || {
-                    let driver = place.as_mut()?;
-                    Some(driver.rounds() && !driver.is_occupied())
-                };
-                match catch_unwind(AssertUnwindSafe(&mut rounds)) {
-                    Ok(is_done) => is_done.unwrap_or(false),
-                    // It is the actor that fails, as if it had panicked itself.
-                    Err(_) => {
-                        *place = None;
-                        false
-                    }
-                }
-            }
-            Err(_) => false,
-        };
+        let is_done = self.driver.try_lock().is_ok_and(|mut place| {
+            let rounds = || place.as_mut().is_some_and(|driver| driver.rounds());
+            catch_unwind(AssertUnwindSafe(rounds)).unwrap_or_else(|_| {
+                // It is the actor that fails, as if it had panicked itself.
+                *place = None;
+                false
+            })
+        });
         if !is_done {
             self.inbox.hand_over();
         }
@@ -132,11 +123,10 @@ impl Part {
 
     /// Nobody will drive it any more: whoever waits hears of that, and everybody moves out.
     pub(super) fn close(&self) {
-        let driver = lock(&self.driver).take();
+        *lock(&self.driver) = None;
         self.calls(Calls::close);
         self.close_residents();
         self.clear_out();
-        drop(driver);
     }
 
     /// Takes a call in: for its player if that lives here, else for the part to decide. None if nobody will answer.

@@ -7,20 +7,16 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::protocol::view::View;
 
 use super::contain::discard;
-use super::driver::{Driver, Item};
+use super::driver::{Driver, Item, TICK};
 use super::inbox::Wake;
 use super::part::Part;
 use super::shared::Shared;
-
-/// How often what was not acknowledged is looked at; it is sent again after two of these.
-pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// The actor.
 pub(crate) struct ShardActor {
@@ -85,10 +81,7 @@ impl Actor for ShardActor {
         }
         let is_done = part.drive(|driver| {
             let is_done = driver.rounds();
-            if driver.is_occupied() {
-                driver.go_on();
-                return false;
-            }
+            driver.go_on();
             is_done
         })?;
         if !is_done {

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
 use ractor::{ActorCell, ActorStatus};
 use tokio::sync::oneshot;
@@ -8,11 +9,11 @@ use crate::protocol::defect::Planted;
 use crate::protocol::shard::Request;
 use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeName};
 
-use super::super::calls::{Refused, Waiting};
-use super::super::host::Guest;
-use super::super::part::{Direct, Gate};
-use super::super::player::{Address, Run};
 use super::*;
+use crate::actors::calls::{Refused, Waiting};
+use crate::actors::host::Guest;
+use crate::actors::part::{Direct, Gate};
+use crate::actors::player::{Address, Run};
 
 /// A player that takes its part along.
 struct Bomb;

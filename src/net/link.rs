@@ -252,11 +252,7 @@ impl Link {
         let mut lanes = 0;
         for (lane, bytes) in early {
             lanes |= 1 << lane;
-            events(Event::Frame {
-                from: self.peer_id().clone(),
-                lane,
-                bytes,
-            });
+            events(self.frame(lane, bytes));
         }
         if lanes != 0 {
             events(Event::Due { lanes, here: false });
@@ -275,11 +271,7 @@ impl Link {
     ) -> Result<bool, Undelivered> {
         let bytes = Arrival::new(bytes, &self.unhandled);
         let up = |bytes| {
-            events(Event::Frame {
-                from: self.peer_id().clone(),
-                lane,
-                bytes,
-            });
+            events(self.frame(lane, bytes));
             Ok(true)
         };
         match &*self.phase.read().unwrap_or_else(PoisonError::into_inner) {
@@ -297,6 +289,14 @@ impl Link {
             Phase::Joining(_) => Err(Undelivered::TooEarly),
             Phase::Up => up(bytes),
             Phase::Muted | Phase::Down => Err(Undelivered::Down),
+        }
+    }
+
+    fn frame(&self, lane: usize, bytes: Arrival) -> Event {
+        Event::Frame {
+            from: self.peer_id().clone(),
+            lane,
+            bytes,
         }
     }
 

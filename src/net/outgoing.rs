@@ -218,14 +218,17 @@ impl Outgoing {
 
     /// Writes what waits, unless others are about to add to it.
     fn write_or_wait(&self, mut state: MutexGuard<'_, State>, has_others: bool) {
-        let is_whole = state.groups.is_whole() && !has_others;
+        let is_whole = state.groups.is_whole() && !has_others && !state.is_held;
         match state.turn {
-            Turn::Soon if is_whole && !state.is_held => state.turn = Turn::Free,
-            Turn::Free if state.is_held => state.turn = Turn::Soon,
+            Turn::Soon if is_whole => state.turn = Turn::Free,
             Turn::Free if !is_whole => {
                 state.turn = Turn::Soon;
-                drop(state);
-                return self.task.notify_one();
+                // Whoever holds it looks again anyway.
+                if !state.is_held {
+                    drop(state);
+                    self.task.notify_one();
+                }
+                return;
             }
             Turn::Free | Turn::Taken | Turn::Blocked | Turn::Soon => {}
         }

@@ -34,6 +34,15 @@ async fn until(what: &str, reached: impl Fn() -> bool) {
     assert!(timeout(LIMIT, look).await.is_ok(), "{what}");
 }
 
+/// Sends ones until the socket takes them at once.
+async fn gets_ready(out: &Outgoing) {
+    until("the socket is ready", || {
+        out.send(0, Ties::default(), vec![1]).unwrap();
+        out.frames() == 0
+    })
+    .await;
+}
+
 async fn read_frame(from: &mut TcpStream) -> (u8, Vec<u8>) {
     let mut head = [0; 8];
     from.read_exact(&mut head).await.unwrap();
@@ -99,11 +108,7 @@ async fn frames_of_many_senders_stay_whole_and_in_the_order_of_their_lane() {
 #[tokio::test]
 async fn a_lone_frame_is_written_by_its_sender() {
     let (out, mut theirs, _read) = connected().await;
-    until("the socket is ready", || {
-        out.send(0, Ties::default(), vec![1]).unwrap();
-        out.frames() == 0
-    })
-    .await;
+    gets_ready(&out).await;
     // No task has its turn between the two.
     out.send(1, Ties::default(), vec![2]).unwrap();
     assert_eq!(out.frames(), 0);
@@ -147,13 +152,9 @@ async fn what_belongs_together_is_written_by_the_last_of_its_senders() {
 #[tokio::test]
 async fn what_is_sent_while_it_is_held_leaves_at_the_end() {
     let (out, mut theirs, _read) = connected().await;
-    until("the socket is ready", || {
-        out.send(0, Ties::default(), vec![0]).unwrap();
-        out.frames() == 0
-    })
-    .await;
+    gets_ready(&out).await;
     let held = out.hold();
-    for n in [1, 2] {
+    for n in [2, 3] {
         out.send(n, Ties::default(), vec![n as u8]).unwrap();
     }
     // The task does not write them, either.
@@ -162,10 +163,10 @@ async fn what_is_sent_while_it_is_held_leaves_at_the_end() {
     drop(held);
     assert_eq!(out.frames(), 0);
     let mut bodies = Vec::new();
-    while bodies.last() != Some(&2) {
+    while bodies.last() != Some(&3) {
         bodies.extend(timeout(LIMIT, read_frame(&mut theirs)).await.unwrap().1);
     }
-    assert!(bodies.ends_with(&[1, 2]));
+    assert!(bodies.ends_with(&[1, 2, 3]));
 }
 
 #[tokio::test]
