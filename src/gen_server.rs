@@ -31,6 +31,9 @@ pub trait GenServer: Send + Sync + 'static {
 
     /// Handles one call. When the state is the same as before, byte for byte, nothing is written.
     ///
+    /// It may run in the task of who called, and should neither compute long nor block its thread (see
+    /// [`NodeBuilder::register`](crate::NodeBuilder::register)).
+    ///
     /// Whatever it does besides changing the state may happen more than once: a crash or the loss of the node
     /// before the backup makes the caller (or its retry) start over from the last backup.
     fn handle_call(

@@ -34,7 +34,7 @@ use super::hints::Hints;
 use super::idle::Idle;
 use super::listing::{Listing, Local};
 use super::outbox::Outbox;
-use super::part::{Gate, Part};
+use super::part::{Gate, Part, Resident};
 use super::player::{Address, Run, Start, failed};
 use super::shared::Shared;
 
@@ -409,11 +409,9 @@ impl Driver {
                 self.listing = Some(Listing::begin(&self.machine, kind, port));
             }
             Item::Kill { key, port } => {
-                let address = self.part.resident(&key).and_then(|(_, address)| address);
-                if address.as_ref().is_some_and(|address| !address.kill()) {
-                    return self.part.inbox.push(Item::Kill { key, port });
-                }
-                let _ = port.send(address.is_some());
+                let address = self.part.resident(&key).and_then(|it| it.address);
+                let is_here = address.map(Address::kill).is_some();
+                let _ = port.send(is_here);
             }
             Item::Dissolve { me, view } => {
                 for address in self.part.clear_out() {
@@ -465,13 +463,13 @@ impl Driver {
                 }
                 Effect::Start { key, gen_, data } => self.start(key, gen_, data),
                 Effect::Run { key, gen_, request } => {
-                    match self.resident(&key, gen_) {
-                        Some((_, Some(address))) => address.give(Run::Given(request)),
-                        Some((_, None)) | None => undeliverable.push((key, gen_)),
+                    match self.resident(&key, gen_).and_then(|it| it.address) {
+                        Some(address) => address.give(Run::Given(request)),
+                        None => undeliverable.push((key, gen_)),
                     };
                 }
                 Effect::Stop { key, gen_ } => {
-                    if let Some((gate, _)) = self.resident(&key, gen_)
+                    if let Some(Resident { gate, .. }) = self.resident(&key, gen_)
                         && let Some(address) = self.part.move_out(&gate)
                     {
                         address.stop();
@@ -526,12 +524,12 @@ impl Driver {
             node: self.shared.name.clone(),
         };
         let server = self.shared.types.get(&key.kind()).cloned();
-        let address = server.and_then(|server| server.start(start, self.supervisor.clone()));
-        if let Some(Address::Actor(actor)) = &address {
-            self.actors.insert(actor.get_id(), Arc::clone(&gate));
+        let address = server.map(|server| server.start(start, self.supervisor.clone()));
+        if let Some(actor) = address.as_ref().and_then(|address| address.actor()) {
+            self.actors.insert(actor, Arc::clone(&gate));
         }
-        if let Some((before, _)) = self.part.resident(&key) {
-            self.part.move_out(&before);
+        if let Some(before) = self.part.resident(&key) {
+            self.part.move_out(&before.gate);
         }
         gate.set_used();
         self.idle.watch(Arc::clone(&gate), self.idle.now());
@@ -539,9 +537,9 @@ impl Driver {
     }
 
     /// The player of that generation, if it lives here.
-    fn resident(&self, key: &Key, gen_: Epoch) -> Option<(Arc<Gate>, Option<Address>)> {
+    fn resident(&self, key: &Key, gen_: Epoch) -> Option<Resident> {
         let resident = self.part.resident(key);
-        resident.filter(|(gate, _)| gate.gen_ == gen_)
+        resident.filter(|resident| resident.gate.gen_ == gen_)
     }
 
     /// A player crashed, or was killed: its supervisor decides when it starts again.
@@ -581,7 +579,7 @@ impl Driver {
         for gate in due {
             let key = gate.key.clone();
             let gen_ = match self.part.resident(&key) {
-                Some((current, _)) if !Arc::ptr_eq(&current, &gate) => continue,
+                Some(current) if !Arc::ptr_eq(&current.gate, &gate) => continue,
                 Some(_) if !self.idle.is_over(gate.used()) => {
                     let used = gate.used();
                     self.idle.watch(gate, used);

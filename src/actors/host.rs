@@ -1,14 +1,15 @@
-//! Players without an actor each: they share that of their server type and part. They cost no mailbox and no task, and a
-//! client of this node has its request handled by its own task, while the others go on.
+//! The actors of players: each player has one, or those of a server type and part share one. What they share with their
+//! clients is where the player itself is, so that a client of this node has its request handled by its own task, which
+//! needs nobody else to be woken.
 //!
 //! ```text
 //!   client ──▶ Seat ── handle_call, up to its first wait ──▶ part
 //!   part ──▶ Inbox ──▶ Host ──▲   └─ it waits: goes on as a task of its own ──▶ part
 //! ```
 //!
-//! A player here is as much alone as with an actor of its own: it handles one request after the other, a panic ends it and
-//! no other, and while one waits in its handler the others go on. A handler that computes long, or blocks, holds up the
-//! client that asked; for a client of another node, it holds up the players of the same type and part.
+//! A player is as much alone either way: it handles one request after the other, a panic ends it and no other, and while
+//! one waits in its handler the others go on. A handler that computes long, or blocks, holds up the client that asked; for
+//! a client of another node, it holds up its actor, and with it the players that share that.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,7 +17,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
 use tokio::runtime::{self, Handle};
 use tokio::task::AbortHandle;
 
@@ -29,24 +30,13 @@ use super::contain::{self, discard};
 use super::driver::{self, ROUNDS_MAX};
 use super::inbox::{Inbox, Wake};
 use super::part::{Direct, Gate, Part};
-use super::player::{Player, Run, Served};
+use super::player::{Address, Player, Run, Served};
 
-/// A player that shares an actor, whatever its type is.
-pub(crate) trait Guest: Send + Sync {
-    /// Has the request of a client handled, by the task of the client if that is possible; what there is for it, none if
-    /// nobody will answer.
-    fn ask(self: Arc<Self>, direct: Direct) -> Result<Option<Waiting>, Refused>;
-    /// See [`Address::give`](super::player::Address::give).
-    fn give(self: Arc<Self>, run: Run);
-    /// See [`Address::stop`](super::player::Address::stop).
-    fn stop(self: Arc<Self>);
-    /// See [`Address::kill`](super::player::Address::kill).
-    fn kill(self: Arc<Self>);
-}
-
-/// The inbox of the actor that players share.
+/// The actor of a player, or of many, as they see it.
 pub(super) struct Host<G: GenServer> {
     inbox: Inbox<Item<G>>,
+    /// It is the actor of one player, and ends with it.
+    is_own: bool,
     /// In which runtime handlers run; none if there was none.
     runtime: Option<runtime::Id>,
 }
@@ -58,6 +48,8 @@ enum Item<G: GenServer> {
     Next(Next<G>),
     Stop(Arc<Seat<G>>),
     Kill(Arc<Seat<G>>),
+    /// The player whose own actor this is has crashed, or was killed.
+    Failed(String),
 }
 
 /// The place of one player.
@@ -99,10 +91,11 @@ impl<G: GenServer> Taken<G> {
 }
 
 impl<G: GenServer> Host<G> {
-    /// Starts the actor.
-    pub(super) fn start(part: Arc<Part>, supervisor: ActorCell) -> Arc<Self> {
+    /// Starts an actor: the own one of a player, or one to share.
+    pub(super) fn start(part: Arc<Part>, supervisor: ActorCell, is_own: bool) -> Arc<Self> {
         let host = Arc::new(Self {
             inbox: Inbox::new(),
+            is_own,
             runtime: Handle::try_current().ok().map(|handle| handle.id()),
         });
         let actor = HostActor {
@@ -126,16 +119,16 @@ impl<G: GenServer> Host<G> {
     }
 
     /// Takes a player in.
-    pub(super) fn seat(self: &Arc<Self>, player: Box<Player<G>>) -> Arc<dyn Guest> {
+    pub(super) fn seat(self: Arc<Self>, player: Box<Player<G>>) -> Arc<dyn Address> {
         Arc::new(Seat {
-            host: Arc::clone(self),
+            host: self,
             gate: Arc::clone(player.gate()),
             taken: Mutex::new(Taken::Here(player)),
         })
     }
 }
 
-impl<G: GenServer> Guest for Seat<G> {
+impl<G: GenServer> Address for Seat<G> {
     fn ask(self: Arc<Self>, mut direct: Direct) -> Result<Option<Waiting>, Refused> {
         let runs_here = self.gate.part.load.has_room() && self.host.may_run_here();
         if runs_here && let Some(player) = self.take() {
@@ -165,9 +158,14 @@ impl<G: GenServer> Guest for Seat<G> {
         let host = Arc::clone(&self.host);
         host.inbox.push(Item::Kill(self));
     }
+
+    fn actor(&self) -> Option<ActorId> {
+        let own = self.host.inbox.actor().filter(|_| self.host.is_own);
+        own.map(|actor| actor.get_id())
+    }
 }
 
-/// The actor that players share.
+/// The actor.
 struct HostActor<G: GenServer> {
     host: Arc<Host<G>>,
     part: Arc<Part>,
@@ -176,6 +174,13 @@ struct HostActor<G: GenServer> {
 /// What it keeps from round to round: room.
 struct Round<G: GenServer> {
     items: Vec<Item<G>>,
+}
+
+impl<G: GenServer> Drop for HostActor<G> {
+    fn drop(&mut self) {
+        // What it has not taken, nobody will.
+        self.host.inbox.wake();
+    }
 }
 
 impl<G: GenServer> fmt::Debug for Round<G> {
@@ -203,20 +208,54 @@ impl<G: GenServer> Actor for HostActor<G> {
         Wake: Wake,
         round: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        self.part.let_others_ask().await;
+        // Boxed: the task of an actor has room for all that it may ever hold, also while it is idle.
+        Box::pin(self.rounds(myself, round)).await
+    }
+}
+
+impl<G: GenServer> HostActor<G> {
+    /// Handles what there is.
+    async fn rounds(
+        &self,
+        myself: ActorRef<Wake>,
+        round: &mut Round<G>,
+    ) -> Result<(), ActorProcessingErr> {
+        if !self.host.is_own {
+            self.part.let_others_ask().await;
+        }
         for _ in 0..ROUNDS_MAX {
             if !self.host.inbox.take(&mut round.items) {
                 return Ok(());
             }
             let mut items = std::mem::take(&mut round.items);
             for item in items.drain(..) {
-                let mut next = take_in(item);
+                let mut next = match item {
+                    Item::Run(seat, run) => seat.admit(run),
+                    Item::Next((seat, player, run)) => seat.go_on(player, run),
+                    Item::Stop(seat) => {
+                        seat.vacate();
+                        if self.host.is_own {
+                            myself.stop(None);
+                        }
+                        None
+                    }
+                    Item::Kill(seat) => {
+                        if seat.vacate() {
+                            seat.tell_end("killed".to_owned());
+                        }
+                        None
+                    }
+                    Item::Failed(report) => return Err(report.into()),
+                };
                 while let Some(now) = next {
                     self.part.load.room().await;
                     next = work(now);
                 }
             }
-            round.items = items;
+            // Not each player needs that room for itself.
+            if !self.host.is_own {
+                round.items = items;
+            }
         }
         let _ = myself.cast(Wake);
         Ok(())
@@ -230,24 +269,6 @@ type Next<G> = (Arc<Seat<G>>, Box<Player<G>>, Run);
 fn hand_on<G: GenServer>(next: Next<G>) {
     let host = Arc::clone(&next.0.host);
     host.inbox.push(Item::Next(next));
-}
-
-/// Takes an item in; what is to be handled now, if that is something.
-fn take_in<G: GenServer>(item: Item<G>) -> Option<Next<G>> {
-    match item {
-        Item::Run(seat, run) => seat.admit(run),
-        Item::Next((seat, player, run)) => seat.go_on(player, run),
-        Item::Stop(seat) => {
-            seat.vacate();
-            None
-        }
-        Item::Kill(seat) => {
-            if seat.vacate() {
-                seat.tell_end();
-            }
-            None
-        }
-    }
 }
 
 /// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
@@ -360,14 +381,14 @@ impl<G: GenServer> Seat<G> {
     ) -> (Option<Waiting>, Option<Next<G>>) {
         let Served { ran, ver, crash } = served;
         let waiting = self.gate.tell(run, ran, ver);
-        (waiting, self.free(player, crash.is_some()))
+        (waiting, self.free(player, crash))
     }
 
     /// The player is ready for the next request, or has crashed.
-    fn free(self: Arc<Self>, player: Box<Player<G>>, crashed: bool) -> Option<Next<G>> {
+    fn free(self: Arc<Self>, player: Box<Player<G>>, crash: Option<String>) -> Option<Next<G>> {
         let mut taken = lock(&self.taken);
-        match &mut *taken {
-            Taken::Away { task, queue } if !crashed => {
+        match (&mut *taken, crash) {
+            (Taken::Away { task, queue }, None) => {
                 *task = None;
                 if let Some(run) = queue.pop_front() {
                     drop(taken);
@@ -375,16 +396,16 @@ impl<G: GenServer> Seat<G> {
                 }
                 *taken = Taken::Here(player);
             }
-            Taken::Away { .. } => {
+            (Taken::Away { .. }, Some(report)) => {
                 let away = std::mem::replace(&mut *taken, Taken::Gone);
                 drop(taken);
                 discard(player);
-                self.tell_end();
+                self.tell_end(report);
                 // What waited behind it is for its successor.
                 drop(away);
             }
             // It was ended meanwhile.
-            Taken::Here(_) | Taken::Gone => {
+            (Taken::Here(_) | Taken::Gone, _) => {
                 drop(taken);
                 discard(player);
             }
@@ -392,8 +413,11 @@ impl<G: GenServer> Seat<G> {
         None
     }
 
-    /// The part hears that the player crashed, or was killed.
-    fn tell_end(&self) {
+    /// The player has crashed, or was killed: its own actor fails, which its supervisor hears of; or the part hears of it.
+    fn tell_end(&self, report: String) {
+        if self.host.is_own {
+            return self.host.inbox.push(Item::Failed(report));
+        }
         let gate = Arc::clone(&self.gate);
         self.gate.part.inbox.push(driver::Item::Ended { gate });
     }
@@ -412,6 +436,13 @@ impl<G: GenServer> Seat<G> {
             Taken::Gone => return false,
         }
         true
+    }
+}
+
+impl<G: GenServer> Drop for Seat<G> {
+    fn drop(&mut self) {
+        // The user's state, whose destructor may panic: not in the hands of whoever is the last to know this place.
+        self.vacate();
     }
 }
 

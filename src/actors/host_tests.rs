@@ -1,9 +1,11 @@
-//! Players that share an actor, without a machine: what their part would hear.
+//! Players in actors of their own and in shared ones, without a machine: what their part would hear.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -17,6 +19,9 @@ use crate::protocol::types::{
 };
 use crate::protocol::view::View;
 use crate::wire;
+
+/// In actors of their own, and in a shared one.
+const WAYS: [bool; 2] = [false, true];
 
 /// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first.
 struct Sums {
@@ -46,8 +51,41 @@ impl GenServer for Sums {
     }
 }
 
-/// The part's actor, which only supervises here.
-struct Supervisor;
+/// Its states do not go quietly.
+struct Sulking;
+
+#[derive(Serialize, Deserialize)]
+struct Sulk;
+
+impl Drop for Sulk {
+    fn drop(&mut self) {
+        panic!("a destructor of the user's");
+    }
+}
+
+impl GenServer for Sulking {
+    const NAME: &'static str = "sulking";
+    type State = Sulk;
+    type Call = i64;
+    type Reply = i64;
+
+    fn init(&self, _key: &str) -> Sulk {
+        Sulk
+    }
+
+    async fn handle_call(&self, _key: &str, number: i64, _sulk: &mut Sulk) -> i64 {
+        number
+    }
+}
+
+/// The players that have an actor of their own.
+type Own = Arc<Mutex<HashMap<ActorId, Arc<Gate>>>>;
+
+/// The part's actor, which only supervises here: what it hears of the end of a player is for the part as well.
+struct Supervisor {
+    part: Arc<Part>,
+    own: Own,
+}
 
 impl Actor for Supervisor {
     type Msg = Wake;
@@ -57,6 +95,20 @@ impl Actor for Supervisor {
     async fn pre_start(&self, _: ActorRef<Wake>, (): ()) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Wake>,
+        event: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(actor, _) = event {
+            let gate = lock(&self.own).remove(&actor.get_id());
+            let gate = gate.expect("only the actors of players fail");
+            self.part.inbox.push(driver::Item::Ended { gate });
+        }
+        Ok(())
+    }
 }
 
 struct Bench {
@@ -64,36 +116,50 @@ struct Bench {
     permits: Arc<Semaphore>,
     types: Arc<Hosted<Sums>>,
     supervisor: ActorRef<Wake>,
+    own: Own,
     /// What the part has heard, and was not looked at.
     heard: Mutex<VecDeque<driver::Item>>,
 }
 
 impl Bench {
-    async fn new() -> Self {
-        Self::with(1_000).await
+    /// Players that share their actor, or not.
+    async fn new(shared: bool) -> Self {
+        Self::with(1_000, shared).await
     }
 
     /// With room for so many clients that wait.
-    async fn with(waiting_max: usize) -> Self {
+    async fn with(waiting_max: usize, shared: bool) -> Self {
         let permits = Arc::new(Semaphore::new(0));
+        let part = Part::new(0, waiting_max, 1 << 20, Arc::new(Lease::new()));
+        let (part, own) = (Arc::new(part), Own::default());
+        let supervisor = Supervisor {
+            part: part.clone(),
+            own: own.clone(),
+        };
         Self {
-            part: Arc::new(Part::new(0, waiting_max, 1 << 20, Arc::new(Lease::new()))),
+            part,
             types: Arc::new(Hosted::new(
                 Sums {
                     permits: permits.clone(),
                     runtime: Handle::current().id(),
                 },
-                true,
+                shared,
             )),
             permits,
             heard: Mutex::default(),
-            supervisor: Actor::spawn(None, Supervisor, ()).await.unwrap().0,
+            supervisor: Actor::spawn(None, supervisor, ()).await.unwrap().0,
+            own,
         }
     }
 
     /// A new player.
-    fn player(&self, name: &str) -> Address {
-        let key = Key::new(Kind::of(Sums::NAME), name);
+    fn player(&self, name: &str) -> Arc<dyn Address> {
+        self.player_of(self.types.clone(), name)
+    }
+
+    /// A new player of some type.
+    fn player_of(&self, types: Arc<dyn ServerType>, name: &str) -> Arc<dyn Address> {
+        let key = Key::new(Kind::of(types.name()), name);
         let gate = Arc::new(Gate::new(key, Epoch(1), Arc::clone(&self.part)));
         let start = Start {
             gate: Arc::clone(&gate),
@@ -101,8 +167,12 @@ impl Bench {
             ver: 0,
             node: NodeName::new("a@h"),
         };
-        let types: Arc<dyn ServerType> = self.types.clone();
-        let address = types.start(start, self.supervisor.get_cell()).unwrap();
+        // Not ended before it is known.
+        let mut own = lock(&self.own);
+        let address = types.start(start, self.supervisor.get_cell());
+        if let Some(actor) = address.actor() {
+            own.insert(actor, Arc::clone(&gate));
+        }
         self.part.settle_in(gate, Some(address.clone()));
         address
     }
@@ -119,17 +189,23 @@ impl Bench {
 
     /// What the part hears next.
     async fn hears(&self) -> String {
-        let wait = async {
-            loop {
-                if let Some(item) = self.heard() {
-                    return said(item);
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), wait)
-            .await
-            .expect("the part hears something")
+        let mut item = None;
+        until(|| {
+            item = self.heard();
+            item.is_some()
+        })
+        .await;
+        said(item.expect("it was waited for"))
+    }
+
+    /// So much that the part hears, in any order.
+    async fn hears_of(&self, count: usize) -> Vec<String> {
+        let mut heard = Vec::new();
+        while heard.len() < count {
+            heard.push(self.hears().await);
+        }
+        heard.sort_unstable();
+        heard
     }
 
     /// The next item of the part, if there is one.
@@ -174,76 +250,77 @@ fn outcome(ran: &Ran) -> String {
 
 #[tokio::test]
 async fn a_panic_ends_one_player_and_no_other() {
-    let bench = Bench::new().await;
-    let (bad, _good) = (bench.player("bad"), bench.player("good"));
-    let _answers = [
-        bench.ask("bad", 0),
-        bench.ask("good", 2),
-        bench.ask("good", 3),
-    ];
-    assert_eq!(bench.hears().await, "bad failed");
-    assert_eq!(bench.hears().await, "bad ended");
-    assert_eq!(bench.hears().await, "good 2");
-    assert_eq!(bench.hears().await, "good 5");
-    // What comes late is for its successor: a client's request goes to the part, the part's own stays with the part.
-    bad.give(Run::Given(request(4)));
-    let _late = bench.ask("bad", 7);
-    assert_eq!(bench.hears().await, "bad was asked 7");
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let (bad, _good) = (bench.player("bad"), bench.player("good"));
+        let _answers = [
+            bench.ask("bad", 0),
+            bench.ask("good", 2),
+            bench.ask("good", 3),
+        ];
+        let heard = bench.hears_of(4).await;
+        assert_eq!(heard, ["bad ended", "bad failed", "good 2", "good 5"]);
+        // What comes late is for its successor: a client's request goes to the part, the part's own stays with the part.
+        bad.give(Run::Given(request(4)));
+        let _late = bench.ask("bad", 7);
+        assert_eq!(bench.hears().await, "bad was asked 7");
+    }
 }
 
 #[tokio::test]
 async fn while_one_waits_the_others_go_on_and_its_own_requests_keep_their_order() {
-    let bench = Bench::new().await;
-    let (_slow, _quick) = (bench.player("slow"), bench.player("quick"));
-    let _answers = [
-        bench.ask("slow", -10),
-        bench.ask("slow", -20),
-        bench.ask("slow", 5),
-        bench.ask("quick", 1),
-    ];
-    assert_eq!(bench.hears().await, "quick 1");
-    bench.permits.add_permits(1);
-    assert_eq!(bench.hears().await, "slow 10");
-    let _again = bench.ask("quick", 1);
-    assert_eq!(bench.hears().await, "quick 2");
-    bench.permits.add_permits(1);
-    assert_eq!(bench.hears().await, "slow 30");
-    assert_eq!(bench.hears().await, "slow 35");
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let (_slow, _quick) = (bench.player("slow"), bench.player("quick"));
+        let _answers = [
+            bench.ask("slow", -10),
+            bench.ask("slow", -20),
+            bench.ask("slow", 5),
+            bench.ask("quick", 1),
+        ];
+        assert_eq!(bench.hears().await, "quick 1");
+        bench.permits.add_permits(1);
+        assert_eq!(bench.hears().await, "slow 10");
+        let _again = bench.ask("quick", 1);
+        assert_eq!(bench.hears().await, "quick 2");
+        bench.permits.add_permits(1);
+        assert_eq!(bench.hears().await, "slow 30");
+        assert_eq!(bench.hears().await, "slow 35");
+    }
 }
 
 #[tokio::test]
 async fn one_that_is_killed_while_it_waits_gives_its_requests_back() {
-    let bench = Bench::new().await;
-    let address = bench.player("slow");
-    let _answers = [bench.ask("slow", -10), bench.ask("slow", 5)];
-    assert!(address.kill());
-    let mut heard = [
-        bench.hears().await,
-        bench.hears().await,
-        bench.hears().await,
-    ];
-    heard.sort_unstable();
-    assert_eq!(
-        heard,
-        ["slow ended", "slow was asked -10", "slow was asked 5"]
-    );
-    // Its end is told once.
-    assert!(address.kill());
-    let _other = bench.player("other");
-    let _answer = bench.ask("other", 1);
-    assert_eq!(bench.hears().await, "other 1");
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let address = bench.player("slow");
+        let _answers = [bench.ask("slow", -10), bench.ask("slow", 5)];
+        address.clone().kill();
+        let heard = bench.hears_of(3).await;
+        assert_eq!(
+            heard,
+            ["slow ended", "slow was asked -10", "slow was asked 5"]
+        );
+        // Its end is told once.
+        address.kill();
+        let _other = bench.player("other");
+        let _answer = bench.ask("other", 1);
+        assert_eq!(bench.hears().await, "other 1");
+    }
 }
 
 #[tokio::test]
 async fn one_that_its_part_stops_says_nothing() {
-    let bench = Bench::new().await;
-    let (address, _other) = (bench.player("gone"), bench.player("other"));
-    let _first = bench.ask("gone", 1);
-    assert_eq!(bench.hears().await, "gone 1");
-    address.stop();
-    address.give(Run::Given(request(2)));
-    let _answer = bench.ask("other", 1);
-    assert_eq!(bench.hears().await, "other 1");
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let (address, _other) = (bench.player("gone"), bench.player("other"));
+        let _first = bench.ask("gone", 1);
+        assert_eq!(bench.hears().await, "gone 1");
+        address.clone().stop();
+        address.give(Run::Given(request(2)));
+        let _answer = bench.ask("other", 1);
+        assert_eq!(bench.hears().await, "other 1");
+    }
 }
 
 /// The state of one player after so many requests from all sides: one after the other, told to the part in that order.
@@ -251,128 +328,196 @@ async fn one_that_its_part_stops_says_nothing() {
 async fn what_a_player_did_is_told_in_order_whoever_asked() {
     const CLIENTS: i64 = 4;
     const REQUESTS: i64 = 100;
-    let bench = Arc::new(Bench::new().await);
-    let address = bench.player("one");
-    let clients = (0..CLIENTS).map(|client| {
-        let (bench, address) = (Arc::clone(&bench), address.clone());
-        tokio::spawn(async move {
-            for n in 0..REQUESTS {
-                if (client + n) % 3 == 0 {
-                    address.give(Run::Given(request(1)));
-                } else {
-                    // Only so many may wait for one player.
-                    while bench.try_to_ask("one", 1).is_err() {
-                        tokio::task::yield_now().await;
+    for shared in WAYS {
+        let bench = Arc::new(Bench::new(shared).await);
+        let address = bench.player("one");
+        let clients = (0..CLIENTS).map(|client| {
+            let (bench, address) = (Arc::clone(&bench), address.clone());
+            tokio::spawn(async move {
+                for n in 0..REQUESTS {
+                    if (client + n) % 3 == 0 {
+                        address.clone().give(Run::Given(request(1)));
+                    } else {
+                        // Only so many may wait for one player.
+                        while bench.try_to_ask("one", 1).is_err() {
+                            tokio::task::yield_now().await;
+                        }
                     }
+                    tokio::task::yield_now().await;
                 }
-                tokio::task::yield_now().await;
-            }
-        })
-    });
-    for client in clients.collect::<Vec<_>>() {
-        client.await.unwrap();
-    }
-    for sum in 1..=CLIENTS * REQUESTS {
-        let heard = bench.hears().await;
-        assert_eq!(heard.split(' ').next_back(), Some(&*sum.to_string()));
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+        for sum in 1..=CLIENTS * REQUESTS {
+            let heard = bench.hears().await;
+            assert_eq!(heard.split(' ').next_back(), Some(&*sum.to_string()));
+        }
     }
 }
 
 /// Whoever reads what is backed up has the answer at once, and nothing of the request is left.
 #[tokio::test]
 async fn a_read_of_what_is_backed_up_waits_for_nobody() {
-    let bench = Bench::new().await;
-    let _player = bench.player("one");
-    let id = Some(RequestId(7));
-    let again = |bench: &Bench| {
-        let key = Key::new(Kind::of(Sums::NAME), "one");
-        let request = Request { id, ..request(5) };
-        bench.part.call(key.borrowed(), request).unwrap()
-    };
-    assert!(matches!(again(&bench), Some(Waiting::Later(_))));
-    let Some(driver::Item::Served { gate, request, .. }) = bench.heard() else {
-        unreachable!("it has changed");
-    };
-    bench.part.load.taken(request.weight());
-    // Known, but not backed up; then backed up.
-    assert!(matches!(again(&bench), Some(Waiting::Later(_))));
-    assert_eq!(bench.hears().await, "one 5");
-    bench.part.load.taken(request.weight());
-    assert_eq!(bench.part.load.calls(), 2);
-    let member = Member {
-        id: NodeId::new("a@h", 1),
-        addr: Arc::from("h:1"),
-    };
-    let view = View::alone(ClusterId(7), member);
-    bench.part.lease.set(&view, Millis(u64::MAX));
-    gate.set_backed_up(&view, 1);
-    let before = bench.part.load.bytes();
-    let Some(Waiting::Answered(Answer::Reply(reply))) = again(&bench) else {
-        unreachable!("nobody has to be asked");
-    };
-    assert_eq!(wire::decode(&reply), Ok(5_i64));
-    assert!(bench.heard().is_none());
-    let load = &bench.part.load;
-    assert_eq!((load.bytes(), load.calls()), (before, 2));
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let _player = bench.player("one");
+        let id = Some(RequestId(7));
+        let again = |bench: &Bench| {
+            let key = Key::new(Kind::of(Sums::NAME), "one");
+            let request = Request { id, ..request(5) };
+            bench.part.call(key.borrowed(), request).unwrap()
+        };
+        assert!(matches!(again(&bench), Some(Waiting::Later(_))));
+        let Some(driver::Item::Served { gate, request, .. }) = bench.heard() else {
+            unreachable!("it has changed");
+        };
+        bench.part.load.taken(request.weight());
+        // Known, but not backed up; then backed up.
+        assert!(matches!(again(&bench), Some(Waiting::Later(_))));
+        assert_eq!(bench.hears().await, "one 5");
+        bench.part.load.taken(request.weight());
+        assert_eq!(bench.part.load.calls(), 2);
+        let member = Member {
+            id: NodeId::new("a@h", 1),
+            addr: Arc::from("h:1"),
+        };
+        let view = View::alone(ClusterId(7), member);
+        bench.part.lease.set(&view, Millis(u64::MAX));
+        gate.set_backed_up(&view, 1);
+        let before = bench.part.load.bytes();
+        let Some(Waiting::Answered(Answer::Reply(reply))) = again(&bench) else {
+            unreachable!("nobody has to be asked");
+        };
+        assert_eq!(wire::decode(&reply), Ok(5_i64));
+        assert!(bench.heard().is_none());
+        let load = &bench.part.load;
+        assert_eq!((load.bytes(), load.calls()), (before, 2));
+    }
 }
 
 /// Who finds no room is refused before anything is done.
 #[tokio::test]
 async fn where_too_many_wait_nothing_is_handled() {
-    let bench = Bench::with(1).await;
-    let _player = bench.player("one");
-    let _first = bench.ask("one", 1);
-    assert_eq!(bench.hears().await, "one 1");
-    let bytes = bench.part.load.bytes();
-    let refused = bench.try_to_ask("one", 1);
-    assert!(matches!(refused, Err(Refused::Full)));
-    assert_eq!(bench.part.load.bytes(), bytes);
-    assert!(bench.heard().is_none());
+    for shared in WAYS {
+        let bench = Bench::with(1, shared).await;
+        let _player = bench.player("one");
+        let _first = bench.ask("one", 1);
+        assert_eq!(bench.hears().await, "one 1");
+        let bytes = bench.part.load.bytes();
+        let refused = bench.try_to_ask("one", 1);
+        assert!(matches!(refused, Err(Refused::Full)));
+        assert_eq!(bench.part.load.bytes(), bytes);
+        assert!(bench.heard().is_none());
+    }
 }
 
 /// A part that ends while a client is at work for it: the client hears that nobody will answer, and its handler ends.
 #[tokio::test]
 async fn where_the_part_has_ended_nobody_waits() {
-    let bench = Bench::new().await;
-    let _players = (bench.player("quick"), bench.player("slow"));
-    bench.part.calls(Calls::close);
-    assert!(bench.ask("quick", 1).is_none());
-    assert!(bench.ask("slow", -1).is_none());
-    bench.permits.add_permits(1);
-    tokio::task::yield_now().await;
-    assert_eq!(bench.permits.available_permits(), 1);
-    let load = &bench.part.load;
-    assert_eq!((load.bytes(), load.calls()), (0, 0));
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let _players = (bench.player("quick"), bench.player("slow"));
+        bench.part.calls(Calls::close);
+        assert!(bench.ask("quick", 1).is_none());
+        assert!(bench.ask("slow", -1).is_none());
+        bench.permits.add_permits(1);
+        tokio::task::yield_now().await;
+        assert_eq!(bench.permits.available_permits(), 1);
+        let load = &bench.part.load;
+        assert_eq!((load.bytes(), load.calls()), (0, 0));
+    }
 }
 
 /// What a handler starts must not end with the runtime of whoever asked.
 #[tokio::test]
 async fn a_client_in_another_runtime_leaves_the_work_to_this_one() {
-    let bench = Arc::new(Bench::new().await);
-    let _player = bench.player("one");
-    let asks = Arc::clone(&bench);
-    let elsewhere = move || {
-        let runtime = runtime::Builder::new_current_thread().build();
-        runtime
-            .unwrap()
-            .block_on(async move { drop(asks.ask("one", 1)) });
-    };
-    let elsewhere = std::thread::spawn(elsewhere);
-    assert_eq!(bench.hears().await, "one 1");
-    elsewhere.join().unwrap();
+    for shared in WAYS {
+        let bench = Arc::new(Bench::new(shared).await);
+        let _player = bench.player("one");
+        let asks = Arc::clone(&bench);
+        let elsewhere = move || {
+            let runtime = runtime::Builder::new_current_thread().build();
+            runtime
+                .unwrap()
+                .block_on(async move { drop(asks.ask("one", 1)) });
+        };
+        let elsewhere = std::thread::spawn(elsewhere);
+        assert_eq!(bench.hears().await, "one 1");
+        elsewhere.join().unwrap();
+    }
 }
 
 /// A handler that asks another player: each panic has its own report.
 #[tokio::test]
 async fn a_handler_inside_of_a_handler_is_left_to_the_host() {
-    let bench = Bench::new().await;
-    let _player = bench.player("inner");
-    let outer = std::pin::pin!(async {
-        drop(bench.ask("inner", 0));
-        panic!("the outer one");
-    });
-    let report: Result<(), String> = contain::contained(outer).await;
-    let report = report.expect_err("it panics");
-    assert!(report.starts_with("the outer one"), "{report}");
-    assert_eq!(bench.hears().await, "inner failed");
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let _player = bench.player("inner");
+        let outer = std::pin::pin!(async {
+            drop(bench.ask("inner", 0));
+            panic!("the outer one");
+        });
+        let report: Result<(), String> = contain::contained(outer).await;
+        let report = report.expect_err("it panics");
+        assert!(report.starts_with("the outer one"), "{report}");
+        assert_eq!(bench.hears().await, "inner failed");
+    }
+}
+
+/// The own actor of a player ends with it, however that ends; one that is shared does not.
+#[tokio::test]
+async fn an_own_actor_ends_with_its_player() {
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        bench.player("stopped").stop();
+        bench.player("killed").kill();
+        bench.player("crashed");
+        drop(bench.ask("crashed", 0));
+        let heard = bench.hears_of(3).await;
+        assert_eq!(heard, ["crashed ended", "crashed failed", "killed ended"]);
+        until(|| bench.supervisor.get_children().len() == usize::from(shared)).await;
+    }
+}
+
+/// What an actor has not taken when it ends goes back to the part; here it never begins.
+#[tokio::test]
+async fn a_request_in_an_inbox_that_nobody_reads_goes_back() {
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        bench.supervisor.stop(None);
+        until(|| bench.supervisor.get_status() == ActorStatus::Stopped).await;
+        let _player = bench.player("one");
+        let inside = std::pin::pin!(async { drop(bench.ask("one", 3)) });
+        contain::contained(inside).await.expect("no panic");
+        assert_eq!(bench.hears().await, "one was asked 3");
+    }
+}
+
+/// Whoever is the last to know a player drops the user's state.
+#[tokio::test]
+async fn a_destructor_that_panics_harms_nobody() {
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let types = Arc::new(Hosted::new(Sulking, shared));
+        let address = bench.player_of(types, "one");
+        let key = Key::new(Kind::of(Sulking::NAME), "one");
+        let _answer = bench.part.call(key.borrowed(), request(5)).unwrap();
+        assert_eq!(bench.hears().await, "one 5");
+        drop(address);
+        bench.part.clear_out();
+        bench.supervisor.stop(None);
+        until(|| bench.supervisor.get_status() == ActorStatus::Stopped).await;
+    }
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+    waited.expect("it comes to that");
 }

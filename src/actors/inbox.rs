@@ -39,6 +39,11 @@ impl<T> Inbox<T> {
         self.wake();
     }
 
+    /// The actor; none before it is known.
+    pub(crate) fn actor(&self) -> Option<&ActorRef<Wake>> {
+        self.actor.get()
+    }
+
     /// Adds an item. Its senders are bounded: clients by the limit of waiting requests, peers by their credits,
     /// players by what they were given.
     pub(crate) fn push(&self, item: T) {

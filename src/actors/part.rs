@@ -54,10 +54,12 @@ struct Residents {
     closed: bool,
 }
 
-struct Resident {
-    gate: Arc<Gate>,
+/// A player that lives here.
+#[derive(Clone)]
+pub(crate) struct Resident {
+    pub(crate) gate: Arc<Gate>,
     /// None if its server type is not registered here.
-    address: Option<Address>,
+    pub(crate) address: Option<Arc<dyn Address>>,
 }
 
 impl Residents {
@@ -142,25 +144,13 @@ impl Part {
                 && let Some(resident) = residents.find(key)
                 && let Some(address) = &resident.address
             {
-                if let Address::Guest(guest) = address {
-                    // Read now, its memory is fetched together with that of the gate.
-                    std::hint::black_box(Arc::strong_count(guest));
-                }
+                // Read now, its memory is fetched together with that of the gate.
+                std::hint::black_box(Arc::strong_count(address));
                 let place = Place::take(&resident.gate, self.key_max)?;
+                let address = Arc::clone(address);
+                drop(residents);
                 // Should the player have ended, the request goes to the part by being dropped.
-                let mut direct = Direct::new(place, request);
-                return match address {
-                    Address::Actor(_) => {
-                        let answer = direct.wait()?;
-                        address.give(Run::Direct(direct));
-                        Ok(Some(Waiting::Later(answer)))
-                    }
-                    Address::Guest(guest) => {
-                        let guest = Arc::clone(guest);
-                        drop(residents);
-                        guest.ask(direct)
-                    }
-                };
+                return address.ask(Direct::new(place, request));
             }
             drop(residents);
             let key = key.to_key();
@@ -235,7 +225,7 @@ impl Part {
     }
 
     /// A player moves in.
-    pub(crate) fn settle_in(&self, gate: Arc<Gate>, address: Option<Address>) {
+    pub(crate) fn settle_in(&self, gate: Arc<Gate>, address: Option<Arc<dyn Address>>) {
         let mut residents = self.write();
         let hash = |resident: &Resident| resident.gate.key.hash();
         let resident = Resident { gate, address };
@@ -245,7 +235,7 @@ impl Part {
     }
 
     /// A player moves out: what it did that the part has not seen does not count. Where it was.
-    pub(crate) fn move_out(&self, gate: &Arc<Gate>) -> Option<Address> {
+    pub(crate) fn move_out(&self, gate: &Arc<Gate>) -> Option<Arc<dyn Address>> {
         gate.close();
         let mut residents = self.write();
         let is_it = |resident: &Resident| Arc::ptr_eq(&resident.gate, gate);
@@ -254,7 +244,7 @@ impl Part {
     }
 
     /// Everybody moves out.
-    pub(crate) fn clear_out(&self) -> Vec<Address> {
+    pub(crate) fn clear_out(&self) -> Vec<Arc<dyn Address>> {
         let players = std::mem::take(&mut self.write().players);
         players
             .into_iter()
@@ -266,10 +256,8 @@ impl Part {
     }
 
     /// The player of that key, if it lives here.
-    pub(crate) fn resident(&self, key: &Key) -> Option<(Arc<Gate>, Option<Address>)> {
-        let residents = self.read();
-        let resident = residents.find(key.borrowed())?;
-        Some((Arc::clone(&resident.gate), resident.address.clone()))
+    pub(crate) fn resident(&self, key: &Key) -> Option<Resident> {
+        self.read().find(key.borrowed()).cloned()
     }
 
     /// Players take nothing from clients any more.

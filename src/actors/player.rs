@@ -4,12 +4,10 @@
 //! A player has a ractor actor of its own, or shares one with others ([`host`](super::host)). A panic ends it: the
 //! report goes to the caller, the state is gone, and the supervisor starts it again from the last backup.
 
-use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus};
-use ractor_cluster::RactorMessage;
+use ractor::{ActorCell, ActorId};
 use smallvec::SmallVec;
 use tracing::warn;
 
@@ -24,29 +22,20 @@ use crate::protocol::types::NodeName;
 use crate::supervisor::Restart;
 use crate::wire::{self, CallFailure};
 
+use super::calls::{Refused, Waiting};
 use super::contain::contained;
-use super::host::{Guest, Host};
+use super::host::Host;
 use super::part::{Direct, Gate};
 
 /// How long the encoding of a state may be that is in its player itself.
 const LAST_INLINE: usize = 16;
 
-/// A request for a player; local to the node, so that its actor is not advertised to peers.
-#[derive(RactorMessage, Debug)]
+/// A request for a player.
 pub(crate) enum Run {
     /// From its part.
     Given(Request),
     /// From a client, past the part.
     Direct(Direct),
-}
-
-/// Where a player takes its requests.
-#[derive(Clone)]
-pub(crate) enum Address {
-    /// In an actor of its own.
-    Actor(ActorRef<Run>),
-    /// In one that it shares.
-    Guest(Arc<dyn Guest>),
 }
 
 impl Run {
@@ -59,34 +48,20 @@ impl Run {
     }
 }
 
-impl Address {
+/// Where a player takes its requests, whatever its type is.
+pub(crate) trait Address: Send + Sync {
+    /// Has the request of a client handled, by the task of the client if that is possible; what there is for it, none if
+    /// nobody will answer.
+    fn ask(self: Arc<Self>, direct: Direct) -> Result<Option<Waiting>, Refused>;
     /// Gives it a request, after those before. If it has just ended, its end is reported, and its successor gets what
     /// was given by the part; what came from clients goes to the part.
-    pub(crate) fn give(&self, run: Run) {
-        match self {
-            Self::Actor(actor) => drop(actor.cast(run)),
-            Self::Guest(guest) => Arc::clone(guest).give(run),
-        }
-    }
-
+    fn give(self: Arc<Self>, run: Run);
     /// Ends it; nobody waits for it any more.
-    pub(crate) fn stop(&self) {
-        match self {
-            Self::Actor(actor) => actor.stop(None),
-            Self::Guest(guest) => Arc::clone(guest).stop(),
-        }
-    }
-
-    /// Ends it as a crash would; false if it is not ready to report its end.
-    pub(crate) fn kill(&self) -> bool {
-        match self {
-            // The end of one that is not linked to its supervisor yet would be reported to nobody.
-            Self::Actor(actor) if actor.get_status() < ActorStatus::Running => return false,
-            Self::Actor(actor) => actor.kill(),
-            Self::Guest(guest) => Arc::clone(guest).kill(),
-        }
-        true
-    }
+    fn stop(self: Arc<Self>);
+    /// Ends it as a crash would.
+    fn kill(self: Arc<Self>);
+    /// The actor that ends with it; none if it shares one, and its part hears of its end instead.
+    fn actor(&self) -> Option<ActorId>;
 }
 
 /// A server type, whatever its state and calls are.
@@ -96,7 +71,7 @@ pub(crate) trait ServerType: Send + Sync {
     /// When its players are restarted.
     fn restart(&self) -> Restart;
     /// Starts a player.
-    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Option<Address>;
+    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Arc<dyn Address>;
 }
 
 /// What a player is started with.
@@ -139,7 +114,7 @@ impl<G: GenServer> ServerType for Hosted<G> {
         self.restart
     }
 
-    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Option<Address> {
+    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Arc<dyn Address> {
         let part = Arc::clone(&start.gate.part);
         let player = Box::new(Player {
             server: Arc::clone(&self),
@@ -147,20 +122,14 @@ impl<G: GenServer> ServerType for Hosted<G> {
             node: start.node,
             life: Life::Unborn(start.data, start.ver),
         });
-        match &self.hosts {
-            None => ractor::ActorRuntime::spawn_linked_instant(
-                None,
-                PlayerActor(PhantomData),
-                player,
-                supervisor,
-            )
-            .ok()
-            .map(|(actor, _)| Address::Actor(actor)),
+        let host = match &self.hosts {
+            None => Host::start(part, supervisor, true),
             Some(hosts) => {
-                let host = hosts[part.index].get_or_init(|| Host::start(part, supervisor));
-                Some(Address::Guest(host.seat(player)))
+                let place = &hosts[part.index];
+                Arc::clone(place.get_or_init(|| Host::start(part, supervisor, false)))
             }
-        }
+        };
+        host.seat(player)
     }
 }
 
@@ -196,39 +165,6 @@ pub(super) struct Served {
     pub(super) ver: Option<u64>,
     /// The report of the panic that ended the player.
     pub(super) crash: Option<String>,
-}
-
-/// The actor of one player.
-struct PlayerActor<G>(PhantomData<fn() -> G>);
-
-impl<G: GenServer> Actor for PlayerActor<G> {
-    type Msg = Run;
-    // Boxed, as the work below: the task of an actor has room for all that it may ever hold, also while it is idle.
-    type State = Box<Player<G>>;
-    type Arguments = Box<Player<G>>;
-
-    async fn pre_start(
-        &self,
-        _: ActorRef<Run>,
-        player: Box<Player<G>>,
-    ) -> Result<Box<Player<G>>, ActorProcessingErr> {
-        Ok(player)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Run>,
-        run: Run,
-        player: &mut Box<Player<G>>,
-    ) -> Result<(), ActorProcessingErr> {
-        Box::pin(async {
-            player.gate.part.load.room().await;
-            let Served { ran, ver, crash } = player.serve(run.request()).await;
-            player.gate.tell(run, ran, ver);
-            crash.map_or(Ok(()), |report| Err(report.into()))
-        })
-        .await
-    }
 }
 
 impl<G: GenServer> Player<G> {

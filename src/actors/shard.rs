@@ -12,7 +12,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::protocol::view::View;
 
-use super::contain::discard;
 use super::driver::{Driver, Item, TICK};
 use super::inbox::Wake;
 use super::part::Part;
@@ -98,9 +97,7 @@ impl Actor for ShardActor {
     ) -> Result<(), ActorProcessingErr> {
         let (id, abnormal, failed) = match event {
             SupervisionEvent::ActorFailed(cell, reason) => (cell.get_id(), true, Some(reason)),
-            SupervisionEvent::ActorTerminated(cell, state, reason) => {
-                // It holds the user's state.
-                discard(state);
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
                 let killed = reason.as_deref().is_some_and(|r| r == "killed");
                 (cell.get_id(), killed, None)
             }

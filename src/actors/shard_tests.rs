@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ractor::{ActorCell, ActorStatus};
+use ractor::{ActorCell, ActorId, ActorStatus};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
@@ -11,14 +11,13 @@ use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeNa
 
 use super::*;
 use crate::actors::calls::{Refused, Waiting};
-use crate::actors::host::Guest;
 use crate::actors::part::{Direct, Gate};
 use crate::actors::player::{Address, Run};
 
 /// A player that takes its part along.
 struct Bomb;
 
-impl Guest for Bomb {
+impl Address for Bomb {
     fn ask(self: Arc<Self>, _: Direct) -> Result<Option<Waiting>, Refused> {
         Ok(None)
     }
@@ -29,6 +28,10 @@ impl Guest for Bomb {
 
     fn kill(self: Arc<Self>) {
         panic!("a bug of ours");
+    }
+
+    fn actor(&self) -> Option<ActorId> {
+        None
     }
 }
 
@@ -104,7 +107,7 @@ async fn a_panic_of_who_drives_a_part_ends_its_actor_and_nobody_waits() {
     let (part, actor) = start().await;
     rests(&part).await;
     let gate = Gate::new(key(), Epoch(1), Arc::clone(&part));
-    part.settle_in(Arc::new(gate), Some(Address::Guest(Arc::new(Bomb))));
+    part.settle_in(Arc::new(gate), Some(Arc::new(Bomb)));
     let killed = kill(&part);
     part.drive_here();
     assert!(killed.await.is_err());

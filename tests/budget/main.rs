@@ -48,9 +48,9 @@ struct Budget {
 }
 
 const BUDGET: Budget = Budget {
-    alone_owner: 12.2,
+    alone_owner: 11.0,
     alone_keeper: 3.3,
-    many_owner: 5.9,
+    many_owner: 4.7,
     many_keeper: 0.38,
     wire: 35.0,
     instructions: 13_500.0,

@@ -158,8 +158,8 @@ pub(crate) struct Args {
     )]
     pub(crate) idle: u64,
 
-    /// Players share a few actors instead of having one each: faster, and a fraction of the memory; but one that computes
-    /// long holds up whoever asked. Each node may do as it likes
+    /// Players share a few actors instead of having one each: a fraction of the memory; but one that computes long may hold
+    /// up others. Each node may do as it likes
     #[arg(long, env = "STATEKEEPER_SHARE_ACTORS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) share_actors: bool,
 
