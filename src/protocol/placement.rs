@@ -8,6 +8,7 @@ use super::view::View;
 /// The ranks of all keys under one view.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Placement {
+    /// With the seed of each, in the order of the view.
     active: Vec<(u64, NodeId)>,
 }
 
@@ -42,14 +43,15 @@ impl Placement {
     /// mostly the first few are wanted, and of every key when the view changes.
     pub fn ranked(&self, key: &Key) -> impl Iterator<Item = &NodeId> {
         let hash = key.hash();
-        let after = move |last: Option<(u64, &NodeId)>| {
-            self.active
-                .iter()
-                .map(|(seed, id)| (mix(seed ^ hash), id))
-                .filter(|scored| last.is_none_or(|last| *scored < last))
-                .max()
-        };
-        std::iter::successors(after(None), move |last| after(Some(*last))).map(|(_, id)| id)
+        let mut last = None;
+        std::iter::from_fn(move || {
+            let seeds = self.active.iter().map(|(seed, _)| mix(seed ^ hash));
+            // The view is sorted: of equal scores the greater name is first, and no names are compared.
+            let scored = seeds.enumerate().map(|(at, score)| (score, at));
+            let next = scored.filter(|scored| last.is_none_or(|last| *scored < last));
+            last = Some(next.max()?);
+            last.map(|(_, at)| &self.active[at].1)
+        })
     }
 
     /// The member of rank 0: the directory entry of `key`.

@@ -1,12 +1,11 @@
 //! What a part has of each key. Every request looks its key up several times, and a node at rest is little else than
-//! its records: a hash table of boxes, by the hash that a key brings along (an entry costs its own size and some ten
-//! bytes). Whoever walks it does so in the order of the keys, so that equal parts take equal steps.
+//! its records: a hash table of boxes, by the hash that a key brings along. The hash is in the table as well, so that who
+//! looks for something else, or makes the table larger, touches no box. Whoever walks it does so in the order of the keys, so that equal parts take equal steps.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use hashbrown::{HashTable, hash_table};
 
 use super::super::types::{Key, KeyRef};
 use super::Slot;
@@ -14,7 +13,23 @@ use super::Slot;
 /// The slots of a part, by key.
 #[derive(Clone, Default)]
 pub(super) struct Table {
-    entries: HashTable<Box<(Key, Slot)>>,
+    entries: HashTable<Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    hash: u64,
+    content: Box<(Key, Slot)>,
+}
+
+impl Entry {
+    fn is_of(&self, key: KeyRef<'_>) -> bool {
+        self.hash == key.hash() && key.is(&self.content.0)
+    }
+
+    fn parts(&self) -> (&Key, &Slot) {
+        (&self.content.0, &self.content.1)
+    }
 }
 
 impl Table {
@@ -23,8 +38,8 @@ impl Table {
     }
 
     pub(super) fn find(&self, key: KeyRef<'_>) -> Option<&Slot> {
-        let found = self.entries.find(key.hash(), |entry| key.is(&entry.0));
-        found.map(|entry| &entry.1)
+        let found = self.entries.find(key.hash(), |entry| entry.is_of(key));
+        found.map(|entry| &entry.content.1)
     }
 
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Slot> {
@@ -32,27 +47,30 @@ impl Table {
     }
 
     pub(super) fn find_mut(&mut self, key: KeyRef<'_>) -> Option<(&Key, &mut Slot)> {
-        let found = self.entries.find_mut(key.hash(), |entry| key.is(&entry.0));
-        found.map(|entry| (&entry.0, &mut entry.1))
+        let found = self.entries.find_mut(key.hash(), |entry| entry.is_of(key));
+        found.map(|entry| (&entry.content.0, &mut entry.content.1))
     }
 
     /// Puts a slot in place; what was there before.
     pub(super) fn insert(&mut self, key: Key, slot: Slot) -> Option<Slot> {
-        match self
-            .entries
-            .entry(key.hash(), |entry| entry.0 == key, |entry| entry.0.hash())
-        {
-            Entry::Occupied(mut entry) => Some(std::mem::replace(&mut entry.get_mut().1, slot)),
-            Entry::Vacant(entry) => {
-                entry.insert(Box::new((key, slot)));
+        let hash = key.hash();
+        let is_it = |entry: &Entry| entry.is_of(key.borrowed());
+        match self.entries.entry(hash, is_it, |entry| entry.hash) {
+            hash_table::Entry::Occupied(mut entry) => {
+                Some(std::mem::replace(&mut entry.get_mut().content.1, slot))
+            }
+            hash_table::Entry::Vacant(entry) => {
+                let content = Box::new((key, slot));
+                entry.insert(Entry { hash, content });
                 None
             }
         }
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Slot> {
-        let found = self.entries.find_entry(key.hash(), |entry| entry.0 == *key);
-        found.ok().map(|entry| entry.remove().0.1)
+        let is_it = |entry: &Entry| entry.is_of(key.borrowed());
+        let found = self.entries.find_entry(key.hash(), is_it);
+        found.ok().map(|entry| entry.remove().0.content.1)
     }
 
     /// How many there are.
@@ -67,12 +85,12 @@ impl Table {
 
     /// What is in one of these places, if anything is.
     pub(super) fn at(&self, place: usize) -> Option<&Slot> {
-        self.entries.get_bucket(place).map(|entry| &entry.1)
+        self.entries.get_bucket(place).map(|entry| &entry.content.1)
     }
 
     /// The same, with its key. Only when the table grows, or is cleaned up, does it move.
     pub(super) fn at_mut(&mut self, place: usize) -> Option<(&Key, &mut Slot)> {
-        let (key, slot) = &mut **self.entries.get_bucket_mut(place)?;
+        let (key, slot) = &mut *self.entries.get_bucket_mut(place)?.content;
         Some((key, slot))
     }
 
@@ -82,14 +100,14 @@ impl Table {
 
     /// Everything, in the order of the keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Slot)> {
-        let mut sorted: Vec<_> = self.entries.iter().collect();
-        sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        sorted.into_iter().map(|entry| (&entry.0, &entry.1))
+        let mut sorted: Vec<_> = self.unsorted().collect();
+        sorted.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        sorted.into_iter()
     }
 
     /// Everything, in no order.
     pub(super) fn unsorted(&self) -> impl Iterator<Item = (&Key, &Slot)> {
-        self.entries.iter().map(|entry| (&entry.0, &entry.1))
+        self.entries.iter().map(Entry::parts)
     }
 
     /// The same, without the keys.
@@ -99,7 +117,7 @@ impl Table {
 
     /// Takes it apart, in no order.
     pub(super) fn into_values(self) -> impl Iterator<Item = Slot> {
-        self.entries.into_iter().map(|entry| entry.1)
+        self.entries.into_iter().map(|entry| entry.content.1)
     }
 }
 
@@ -107,9 +125,8 @@ impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
         self.entries.len() == other.entries.len()
             && self
-                .entries
-                .iter()
-                .all(|entry| other.get(&entry.0) == Some(&entry.1))
+                .unsorted()
+                .all(|(key, slot)| other.get(key) == Some(slot))
     }
 }
 
