@@ -54,7 +54,7 @@ impl NodeBuilder {
     ///
     /// An actor that is not at work handles the call of a client of the same node in the client's task, up to the handler's
     /// first wait (as a thread pool's *caller runs* policy does): nobody else has to be woken. Its own task handles calls of
-    /// other nodes. A handler that waits goes on as a task of its own. So a handler should not compute long or block its
+    /// other nodes, and those that found it at work. A handler that waits goes on as a task of its own. So a handler should not compute long or block its
     /// thread, as nothing in tokio should: it holds up the task that called, timeouts included.
     /// [`tokio::task::spawn_blocking`] is for such work, and does not. Up to its first wait a handler sees the task-locals
     /// and the tracing span of who called.
@@ -497,7 +497,8 @@ impl Node {
     }
 
     /// Kills the actor `key` of kind `G` if it lives on this node, as a crash would; false if it does not. Its
-    /// supervisor starts it again.
+    /// supervisor starts it again, and does not wait for a handler at work: until its next wait that may go on, but what it
+    /// does to the state counts for nothing.
     ///
     /// # Errors
     /// See [`CallError`].

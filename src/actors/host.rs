@@ -12,13 +12,11 @@
 //! a client of another node, it holds up its actor, and with it the players that share that.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
-use tokio::runtime::{self, Handle};
 use tokio::task::AbortHandle;
 
 use crate::gen_server::GenServer;
@@ -26,7 +24,7 @@ use crate::net::lock;
 use crate::protocol::shard::Request;
 
 use super::calls::{Refused, Waiting};
-use super::contain::{self, discard};
+use super::contain::discard;
 use super::driver::{self, ROUNDS_MAX};
 use super::inbox::{Inbox, Wake};
 use super::part::{Direct, Gate, Part};
@@ -37,8 +35,6 @@ pub(super) struct Host<G: GenServer> {
     inbox: Inbox<Item<G>>,
     /// It is the actor of one player, and ends with it.
     is_own: bool,
-    /// In which runtime handlers run; none if there was none.
-    runtime: Option<runtime::Id>,
 }
 
 /// What reaches the actor.
@@ -46,10 +42,9 @@ enum Item<G: GenServer> {
     Run(Arc<Seat<G>>, Run),
     /// A player that has handled a request has the next one.
     Next(Next<G>),
-    Stop(Arc<Seat<G>>),
     Kill(Arc<Seat<G>>),
     /// The player whose own actor this is has crashed, or was killed.
-    Failed(String),
+    Failed,
 }
 
 /// The place of one player.
@@ -96,26 +91,15 @@ impl<G: GenServer> Host<G> {
         let host = Arc::new(Self {
             inbox: Inbox::new(),
             is_own,
-            runtime: Handle::try_current().ok().map(|handle| handle.id()),
         });
         let actor = HostActor {
             host: Arc::clone(&host),
             part,
         };
-        // It fails while the node stops: then nobody takes what is pushed, and dropping it says so.
-        if let Ok((actor, _)) =
-            ractor::ActorRuntime::spawn_linked_instant(None, actor, (), supervisor)
-        {
-            host.inbox.bind(actor);
-        }
+        let (actor, _) = ractor::ActorRuntime::spawn_linked_instant(None, actor, (), supervisor)
+            .expect("an actor without a name has an id of its own");
+        host.inbox.bind(actor);
         host
-    }
-
-    /// Whether a handler may run here and now: not inside of another one, as deep as they call each other; and not in
-    /// another runtime, which may end before what the handler starts.
-    fn may_run_here(&self) -> bool {
-        let here = || Handle::try_current().ok().map(|handle| handle.id());
-        !contain::is_inside() && self.runtime.is_some() && self.runtime == here()
     }
 
     /// Takes a player in.
@@ -130,7 +114,7 @@ impl<G: GenServer> Host<G> {
 
 impl<G: GenServer> Address for Seat<G> {
     fn ask(self: Arc<Self>, mut direct: Direct) -> Result<Option<Waiting>, Refused> {
-        let runs_here = self.gate.part.load.has_room() && self.host.may_run_here();
+        let runs_here = self.gate.part.may_handle_here();
         if runs_here && let Some(player) = self.take() {
             return Ok(self.ask_now(player, direct));
         }
@@ -149,9 +133,11 @@ impl<G: GenServer> Address for Seat<G> {
         host.inbox.push(Item::Run(self, run));
     }
 
-    fn stop(self: Arc<Self>) {
-        let host = Arc::clone(&self.host);
-        host.inbox.push(Item::Stop(self));
+    fn stop(&self) {
+        self.vacate();
+        if let Some(actor) = self.own_actor() {
+            actor.stop(None);
+        }
     }
 
     fn kill(self: Arc<Self>) {
@@ -160,8 +146,7 @@ impl<G: GenServer> Address for Seat<G> {
     }
 
     fn actor(&self) -> Option<ActorId> {
-        let own = self.host.inbox.actor().filter(|_| self.host.is_own);
-        own.map(|actor| actor.get_id())
+        self.own_actor().map(|actor| actor.get_id())
     }
 }
 
@@ -170,6 +155,9 @@ struct HostActor<G: GenServer> {
     host: Arc<Host<G>>,
     part: Arc<Part>,
 }
+
+/// How many requests that wait for one player are handled before others get their turn.
+const AT_ONCE_MAX: usize = 16;
 
 /// What it keeps from round to round: room.
 struct Round<G: GenServer> {
@@ -180,12 +168,6 @@ impl<G: GenServer> Drop for HostActor<G> {
     fn drop(&mut self) {
         // What it has not taken, nobody will.
         self.host.inbox.wake();
-    }
-}
-
-impl<G: GenServer> fmt::Debug for Round<G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Round").finish_non_exhaustive()
     }
 }
 
@@ -228,30 +210,33 @@ impl<G: GenServer> HostActor<G> {
                 return Ok(());
             }
             let mut items = std::mem::take(&mut round.items);
-            for item in items.drain(..) {
+            let mut rest = items.drain(..);
+            while let Some(item) = rest.next() {
                 let mut next = match item {
                     Item::Run(seat, run) => seat.admit(run),
                     Item::Next((seat, player, run)) => seat.go_on(player, run),
-                    Item::Stop(seat) => {
-                        seat.vacate();
-                        if self.host.is_own {
-                            myself.stop(None);
-                        }
-                        None
-                    }
                     Item::Kill(seat) => {
                         if seat.vacate() {
-                            seat.tell_end("killed".to_owned());
+                            seat.tell_end();
                         }
                         None
                     }
-                    Item::Failed(report) => return Err(report.into()),
+                    Item::Failed => {
+                        // With it the player, perhaps, and the user's state.
+                        discard(rest);
+                        return Err("the player crashed, or was killed".into());
+                    }
                 };
-                while let Some(now) = next {
+                for _ in 0..AT_ONCE_MAX {
+                    let Some(now) = next else { break };
                     self.part.load.room().await;
                     next = work(now);
                 }
+                if let Some(next) = next {
+                    hand_on(next);
+                }
             }
+            drop(rest);
             // Not each player needs that room for itself.
             if !self.host.is_own {
                 round.items = items;
@@ -379,16 +364,16 @@ impl<G: GenServer> Seat<G> {
         run: Run,
         served: Served,
     ) -> (Option<Waiting>, Option<Next<G>>) {
-        let Served { ran, ver, crash } = served;
+        let Served { ran, ver, crashed } = served;
         let waiting = self.gate.tell(run, ran, ver);
-        (waiting, self.free(player, crash))
+        (waiting, self.free(player, crashed))
     }
 
     /// The player is ready for the next request, or has crashed.
-    fn free(self: Arc<Self>, player: Box<Player<G>>, crash: Option<String>) -> Option<Next<G>> {
+    fn free(self: Arc<Self>, player: Box<Player<G>>, crashed: bool) -> Option<Next<G>> {
         let mut taken = lock(&self.taken);
-        match (&mut *taken, crash) {
-            (Taken::Away { task, queue }, None) => {
+        match (&mut *taken, crashed) {
+            (Taken::Away { task, queue }, false) => {
                 *task = None;
                 if let Some(run) = queue.pop_front() {
                     drop(taken);
@@ -396,11 +381,11 @@ impl<G: GenServer> Seat<G> {
                 }
                 *taken = Taken::Here(player);
             }
-            (Taken::Away { .. }, Some(report)) => {
+            (Taken::Away { .. }, true) => {
                 let away = std::mem::replace(&mut *taken, Taken::Gone);
                 drop(taken);
                 discard(player);
-                self.tell_end(report);
+                self.tell_end();
                 // What waited behind it is for its successor.
                 drop(away);
             }
@@ -413,10 +398,15 @@ impl<G: GenServer> Seat<G> {
         None
     }
 
+    /// The actor that ends with the player.
+    fn own_actor(&self) -> Option<&ActorRef<Wake>> {
+        self.host.inbox.actor().filter(|_| self.host.is_own)
+    }
+
     /// The player has crashed, or was killed: its own actor fails, which its supervisor hears of; or the part hears of it.
-    fn tell_end(&self, report: String) {
+    fn tell_end(&self) {
         if self.host.is_own {
-            return self.host.inbox.push(Item::Failed(report));
+            return self.host.inbox.push(Item::Failed);
         }
         let gate = Arc::clone(&self.gate);
         self.gate.part.inbox.push(driver::Item::Ended { gate });

@@ -1,15 +1,17 @@
 //! Players in actors of their own and in shared ones, without a machine: what their part would hear.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{self, Handle};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::actors::calls::{Calls, Refused, Waiting};
+use crate::actors::contain::contained;
 use crate::actors::lease::Lease;
 use crate::actors::player::{Address, Hosted, ServerType, Start};
 use crate::protocol::blob::Blob;
@@ -23,9 +25,10 @@ use crate::wire;
 /// In actors of their own, and in a shared one.
 const WAYS: [bool; 2] = [false, true];
 
-/// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first.
+/// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first, 99 has a player killed.
 struct Sums {
     permits: Arc<Semaphore>,
+    victim: Arc<OnceLock<Arc<dyn Address>>>,
     /// Where its handlers run.
     runtime: runtime::Id,
 }
@@ -45,6 +48,10 @@ impl GenServer for Sums {
         assert_eq!(Handle::current().id(), self.runtime, "a foreign runtime");
         if number < 0 {
             self.permits.acquire().await.expect("never closed").forget();
+        }
+        if number == 99 {
+            let victim = self.victim.get().cloned();
+            victim.expect("the test has named it").kill();
         }
         *sum += number.abs();
         *sum
@@ -114,6 +121,7 @@ impl Actor for Supervisor {
 struct Bench {
     part: Arc<Part>,
     permits: Arc<Semaphore>,
+    victim: Arc<OnceLock<Arc<dyn Address>>>,
     types: Arc<Hosted<Sums>>,
     supervisor: ActorRef<Wake>,
     own: Own,
@@ -130,6 +138,7 @@ impl Bench {
     /// With room for so many clients that wait.
     async fn with(waiting_max: usize, shared: bool) -> Self {
         let permits = Arc::new(Semaphore::new(0));
+        let victim = Arc::default();
         let part = Part::new(0, waiting_max, 1 << 20, Arc::new(Lease::new()));
         let (part, own) = (Arc::new(part), Own::default());
         let supervisor = Supervisor {
@@ -141,11 +150,13 @@ impl Bench {
             types: Arc::new(Hosted::new(
                 Sums {
                     permits: permits.clone(),
+                    victim: Arc::clone(&victim),
                     runtime: Handle::current().id(),
                 },
                 shared,
             )),
             permits,
+            victim,
             heard: Mutex::default(),
             supervisor: Actor::spawn(None, supervisor, ()).await.unwrap().0,
             own,
@@ -316,7 +327,7 @@ async fn one_that_its_part_stops_says_nothing() {
         let (address, _other) = (bench.player("gone"), bench.player("other"));
         let _first = bench.ask("gone", 1);
         assert_eq!(bench.hears().await, "gone 1");
-        address.clone().stop();
+        address.stop();
         address.give(Run::Given(request(2)));
         let _answer = bench.ask("other", 1);
         assert_eq!(bench.hears().await, "other 1");
@@ -434,19 +445,33 @@ async fn where_the_part_has_ended_nobody_waits() {
 #[tokio::test]
 async fn a_client_in_another_runtime_leaves_the_work_to_this_one() {
     for shared in WAYS {
-        let bench = Arc::new(Bench::new(shared).await);
-        let _player = bench.player("one");
-        let asks = Arc::clone(&bench);
-        let elsewhere = move || {
-            let runtime = runtime::Builder::new_current_thread().build();
-            runtime
-                .unwrap()
-                .block_on(async move { drop(asks.ask("one", 1)) });
-        };
-        let elsewhere = std::thread::spawn(elsewhere);
-        assert_eq!(bench.hears().await, "one 1");
-        elsewhere.join().unwrap();
+        leaves_the_work(shared).await;
     }
+}
+
+/// The same where the threads of this one are known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_on_a_thread_of_another_runtime_leaves_the_work_to_this_one() {
+    for shared in WAYS {
+        tokio::spawn(leaves_the_work(shared)).await.unwrap();
+    }
+}
+
+async fn leaves_the_work(shared: bool) {
+    let bench = Arc::new(Bench::new(shared).await);
+    let _player = bench.player("one");
+    assert!(bench.part.drive(|_| ()).is_err(), "nobody drives it");
+    let asks = Arc::clone(&bench);
+    let elsewhere = move || {
+        let runtime = runtime::Builder::new_current_thread().build();
+        runtime
+            .unwrap()
+            .block_on(async move { drop(asks.ask("one", 1)) });
+    };
+    std::thread::spawn(elsewhere).join().unwrap();
+    assert_eq!(bench.hears().await, "one 1");
+    let _here = bench.ask("one", 1);
+    assert_eq!(bench.heard().map(said).as_deref(), Some("one 2"));
 }
 
 /// A handler that asks another player: each panic has its own report.
@@ -459,10 +484,48 @@ async fn a_handler_inside_of_a_handler_is_left_to_the_host() {
             drop(bench.ask("inner", 0));
             panic!("the outer one");
         });
-        let report: Result<(), String> = contain::contained(outer).await;
+        let report: Result<(), String> = contained(outer).await;
         let report = report.expect_err("it panics");
         assert!(report.starts_with("the outer one"), "{report}");
         assert_eq!(bench.hears().await, "inner failed");
+    }
+}
+
+/// Handlers that wait end with their part.
+#[tokio::test]
+async fn nobody_goes_on_where_the_part_has_ended() {
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let _player = bench.player("slow");
+        let _answer = bench.ask("slow", -10);
+        bench.part.close();
+        bench.permits.add_permits(1);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.permits.available_permits(), 1);
+    }
+}
+
+/// However much waits for one player, others get their turn: here who kills it.
+#[tokio::test]
+async fn many_requests_of_one_player_do_not_hold_up_its_actor() {
+    const REQUESTS: usize = 200;
+    for shared in WAYS {
+        let bench = Bench::with(10_000, shared).await;
+        drop(bench.victim.set(bench.player("slow")));
+        let _first = bench.ask("slow", -1);
+        let _then = bench.ask("slow", 99);
+        let _others = [(); REQUESTS].map(|()| bench.ask("slow", 1));
+        bench.permits.add_permits(1);
+        let mut handled = 0;
+        loop {
+            match bench.hears().await {
+                ended if ended == "slow ended" => break,
+                heard => handled += usize::from(!heard.contains("was asked")),
+            }
+        }
+        assert!(handled < REQUESTS, "it was killed after {handled}");
     }
 }
 
@@ -490,7 +553,7 @@ async fn a_request_in_an_inbox_that_nobody_reads_goes_back() {
         until(|| bench.supervisor.get_status() == ActorStatus::Stopped).await;
         let _player = bench.player("one");
         let inside = std::pin::pin!(async { drop(bench.ask("one", 3)) });
-        contain::contained(inside).await.expect("no panic");
+        contained(inside).await.expect("no panic");
         assert_eq!(bench.hears().await, "one was asked 3");
     }
 }

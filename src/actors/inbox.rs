@@ -36,7 +36,10 @@ impl<T> Inbox<T> {
     /// Names the actor; what was pushed before is taken at once.
     pub(crate) fn bind(&self, actor: ActorRef<Wake>) {
         let _ = self.actor.set(actor);
-        self.wake();
+        // Mostly it is new, and there is nothing.
+        if !lock(&self.items).is_empty() {
+            self.wake();
+        }
     }
 
     /// The actor; none before it is known.

@@ -8,6 +8,7 @@
 //! ```
 //! A client that has a player handle its request itself takes its place in `Calls` afterwards, if it has to wait at all.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
+use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use crate::net::lock;
@@ -23,6 +25,7 @@ use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
 use crate::protocol::view::View;
 
 use super::calls::{Calls, Port, Refused, Waiting};
+use super::contain;
 use super::driver::{Driver, Inbox, Item};
 use super::idle::Turn;
 use super::lease::Lease;
@@ -42,6 +45,10 @@ pub(crate) struct Part {
     pub(crate) lease: Arc<Lease>,
     /// The part's clock of idle players.
     pub(crate) turn: AtomicU64,
+    /// In which runtime handlers run; none if there was none.
+    runtime: Option<runtime::Id>,
+    /// Whether its threads work for nobody else.
+    has_own_threads: bool,
     /// While the part's actor lives.
     driver: Mutex<Option<Box<Driver>>>,
 }
@@ -85,6 +92,9 @@ impl Part {
             key_max: key_max(waiting_max),
             lease,
             turn: AtomicU64::new(0),
+            runtime: runtime_here(),
+            has_own_threads: Handle::try_current()
+                .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread),
             driver: Mutex::new(None),
         }
     }
@@ -94,11 +104,12 @@ impl Part {
         *lock(&self.driver) = Some(Box::new(driver));
     }
 
-    /// Drives it.
+    /// Drives it, as its actor.
     ///
     /// # Errors
     /// Its driver has panicked in [`drive_here`](Self::drive_here).
     pub(super) fn drive<R>(&self, usage: impl FnOnce(&mut Driver) -> R) -> Result<R, &'static str> {
+        self.mark_thread();
         let mut driver = lock(&self.driver);
         let driver = driver.as_mut().ok_or("the driver of the part panicked")?;
         Ok(usage(driver))
@@ -128,7 +139,8 @@ impl Part {
         *lock(&self.driver) = None;
         self.calls(Calls::close);
         self.close_residents();
-        self.clear_out();
+        // Those that wait in their handlers as well.
+        self.clear_out().iter().for_each(|address| address.stop());
     }
 
     /// Takes a call in: for its player if that lives here, else for the part to decide. None if nobody will answer.
@@ -163,6 +175,22 @@ impl Part {
             });
             Ok(Some(Waiting::Later(answer)))
         })
+    }
+
+    /// Says that a task of the part's runtime runs on this thread, and that so do all that ever will.
+    fn mark_thread(&self) {
+        if self.has_own_threads {
+            RUNTIME.set(self.runtime);
+        }
+    }
+
+    /// Whether a handler may run here and now, if there is room for what it does: not inside of another one, as deep as they
+    /// call each other; and not in another runtime, which may end before what the handler starts.
+    pub(super) fn may_handle_here(&self) -> bool {
+        self.load.has_room()
+            && !contain::is_inside()
+            && self.runtime.is_some()
+            && (self.runtime == RUNTIME.get() || self.runtime == runtime_here())
     }
 
     /// Takes in the question where an actor is.
@@ -283,6 +311,17 @@ impl Part {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+thread_local! {
+    /// The runtime whose thread this is, where that is known. To ask the runtime itself takes a count of its users from
+    /// core to core, which took a third of the time of a read. (What a task does in another runtime meanwhile, by
+    /// `block_in_place`, is taken for its own.)
+    static RUNTIME: Cell<Option<runtime::Id>> = const { Cell::new(None) };
+}
+
+fn runtime_here() -> Option<runtime::Id> {
+    Handle::try_current().ok().map(|handle| handle.id())
 }
 
 impl fmt::Debug for Part {
@@ -506,13 +545,5 @@ impl Drop for Direct {
                 request,
             });
         }
-    }
-}
-
-impl fmt::Debug for Direct {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Direct")
-            .field("key", &self.place.0.key)
-            .finish_non_exhaustive()
     }
 }

@@ -57,7 +57,7 @@ pub(crate) trait Address: Send + Sync {
     /// was given by the part; what came from clients goes to the part.
     fn give(self: Arc<Self>, run: Run);
     /// Ends it; nobody waits for it any more.
-    fn stop(self: Arc<Self>);
+    fn stop(&self);
     /// Ends it as a crash would.
     fn kill(self: Arc<Self>);
     /// The actor that ends with it; none if it shares one, and its part hears of its end instead.
@@ -163,8 +163,8 @@ pub(super) struct Served {
     pub(super) ran: Ran,
     /// The version of the state now, as the part will count it; none if the player did not live to have one.
     pub(super) ver: Option<u64>,
-    /// The report of the panic that ended the player.
-    pub(super) crash: Option<String>,
+    /// Whether a panic ended the player.
+    pub(super) crashed: bool,
 }
 
 impl<G: GenServer> Player<G> {
@@ -184,7 +184,7 @@ impl<G: GenServer> Player<G> {
                 Served {
                     ran,
                     ver,
-                    crash: None,
+                    crashed: false,
                 }
             }
             Err(reason) => {
@@ -196,11 +196,10 @@ impl<G: GenServer> Player<G> {
                     reason,
                 };
                 warn!(target: "statekeeper::crash", node = %node, key = crash.key, "{crash}");
-                let report = crash.to_string();
                 Served {
                     ran: failed(&CallFailure::Crashed(crash)),
                     ver: None,
-                    crash: Some(report),
+                    crashed: true,
                 }
             }
         }

@@ -98,6 +98,7 @@ impl Actor for ShardActor {
         let (id, abnormal, failed) = match event {
             SupervisionEvent::ActorFailed(cell, reason) => (cell.get_id(), true, Some(reason)),
             SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                // Not by us, but ractor lets everybody kill an actor.
                 let killed = reason.as_deref().is_some_and(|r| r == "killed");
                 (cell.get_id(), killed, None)
             }

@@ -24,7 +24,7 @@ impl Address for Bomb {
 
     fn give(self: Arc<Self>, _: Run) {}
 
-    fn stop(self: Arc<Self>) {}
+    fn stop(&self) {}
 
     fn kill(self: Arc<Self>) {
         panic!("a bug of ours");

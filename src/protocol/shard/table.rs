@@ -1,6 +1,7 @@
 //! What a part has of each key. Every request looks its key up several times, and a node at rest is little else than
 //! its records: a hash table of boxes, by the hash that a key brings along. The hash is in the table as well, so that who
-//! looks for something else, or makes the table larger, touches no box. Whoever walks it does so in the order of the keys, so that equal parts take equal steps.
+//! looks for something else, or makes the table larger, touches no box. Whoever walks it does so in the order of the keys,
+//! so that equal parts take equal steps.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
