@@ -31,11 +31,17 @@
 //! each. (The floor itself moved between 0.6 and 1.6 million a second that day, with what the machine's neighbours did: of
 //! all figures the ratio to the floor is the least steady.)
 //!
-//! In shared actors a player has no mailbox and no task, and the client's task handles its request. What is left in that
-//! process: the clients 49 % (9 % the look at the player, most of it its one cold gate; the handler, its encodings and its
-//! outcome 17 %), the parts' rounds 41 % (7 % the kernel's sending). With one worker thread instead of two a reward took a
-//! fifth less: cache lines that pass from core to core, of the locks and queues between clients and parts, and of the tasks
-//! themselves. One lock for the clients that wait and for the part's inbox was tried: fewer uses, but longer waits, 5 % less.
+//! The client's task handles the request of a player of its own node that is not at work. It did so in shared actors first,
+//! and those were twice as fast as an actor each, which took a message to the player's mailbox, a task to switch to, and
+//! the cold lines of both. Now both ways are the same, and differ in memory. What is left in that process: the clients 49 %
+//! (9 % the look at the player, most of it its one cold gate; the handler, its encodings and its outcome 17 %), the parts'
+//! rounds 41 % (7 % the kernel's sending). With one worker thread instead of two a reward took a fifth less: cache lines
+//! that pass from core to core, of the locks and queues between clients and parts, and of the tasks themselves. One lock
+//! for the clients that wait and for the part's inbox was tried: fewer uses, but longer waits, 5 % less.
+//!
+//! One such line was tokio's: that a handler may run in the client's task, which must be one of the node's runtime, was
+//! asked for every call, and that counts one more user of the runtime, and one less. Without it a read in shared actors
+//! takes a third less (interleaved runs, 1.3 and 2.1 million a second), so threads are marked.
 //!
 //! With 64 in flight the kernel had half of the time (perf, 2026-11-28): a packet, its answer, and the threads that both
 //! wake cost some 30 us of both nodes together, whatever is in them. Four parts with a frame each to two peers had some
@@ -58,12 +64,12 @@
 //! quarter less.
 //!
 //! What would move the bound next: fewer lines per player (its gate, seat and state are three allocations, which a client
-//! looks at one after the other).
+//! looks at one after the other). Of the three allocations that it takes at its player's node one each is for the client
+//! that waits, the handler's future, and the queue of what waits for the keepers.
 //!
-//! One at a time, waking threads bounds it. With an actor each, the chain of an answer in the client's process was reader,
-//! part, client, player, part; tokio hands over at most three tasks in a row on one thread, so that the fourth woke another
-//! thread. The reader drives the part now, which leaves three: a reward takes as long as in shared actors, where the client
-//! is the player.
+//! One at a time, waking threads bounds it. The reader of an answer drives the part, and the client is the player: two
+//! tasks are left of the five of an actor each, reader, part, client, player, part, of which tokio hands over at most three
+//! in a row on one thread.
 //!
 //! `cargo bench --bench cluster [-- --json] [--seconds N] [--repeat N] [--in-flight N,N] [--paths NAME,NAME]
 //! [--allocations] [--plot FILE.svg]`
