@@ -159,11 +159,6 @@ struct HostActor<G: GenServer> {
 /// How many requests that wait for one player are handled before others get their turn.
 const AT_ONCE_MAX: usize = 16;
 
-/// What it keeps from round to round: room.
-struct Round<G: GenServer> {
-    items: Vec<Item<G>>,
-}
-
 impl<G: GenServer> Drop for HostActor<G> {
     fn drop(&mut self) {
         // What it has not taken, nobody will.
@@ -173,7 +168,8 @@ impl<G: GenServer> Drop for HostActor<G> {
 
 impl<G: GenServer> Actor for HostActor<G> {
     type Msg = Wake;
-    type State = Round<G>;
+    /// Room for items, from round to round.
+    type State = Vec<Item<G>>;
     type Arguments = ();
 
     async fn pre_start(
@@ -181,17 +177,17 @@ impl<G: GenServer> Actor for HostActor<G> {
         _: ActorRef<Wake>,
         (): (),
     ) -> Result<Self::State, ActorProcessingErr> {
-        Ok(Round { items: Vec::new() })
+        Ok(Vec::new())
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Wake>,
         Wake: Wake,
-        round: &mut Self::State,
+        room: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         // Boxed: the task of an actor has room for all that it may ever hold, also while it is idle.
-        Box::pin(self.rounds(myself, round)).await
+        Box::pin(self.rounds(myself, room)).await
     }
 }
 
@@ -200,16 +196,16 @@ impl<G: GenServer> HostActor<G> {
     async fn rounds(
         &self,
         myself: ActorRef<Wake>,
-        round: &mut Round<G>,
+        room: &mut Vec<Item<G>>,
     ) -> Result<(), ActorProcessingErr> {
         if !self.host.is_own {
             self.part.let_others_ask().await;
         }
         for _ in 0..ROUNDS_MAX {
-            if !self.host.inbox.take(&mut round.items) {
+            if !self.host.inbox.take(room) {
                 return Ok(());
             }
-            let mut items = std::mem::take(&mut round.items);
+            let mut items = std::mem::take(room);
             let mut rest = items.drain(..);
             while let Some(item) = rest.next() {
                 let mut next = match item {
@@ -239,7 +235,7 @@ impl<G: GenServer> HostActor<G> {
             drop(rest);
             // Not each player needs that room for itself.
             if !self.host.is_own {
-                round.items = items;
+                *room = items;
             }
         }
         let _ = myself.cast(Wake);
