@@ -54,10 +54,10 @@ impl NodeBuilder {
     ///
     /// An actor that is not at work handles the call of a client of the same node in the client's task, up to the handler's
     /// first wait (as a thread pool's *caller runs* policy does): nobody else has to be woken. Its own task handles calls of
-    /// other nodes, and those that found it at work. A handler that waits goes on as a task of its own. So a handler should not compute long or block its
-    /// thread, as nothing in tokio should: it holds up the task that called, timeouts included.
-    /// [`tokio::task::spawn_blocking`] is for such work, and does not. Up to its first wait a handler sees the task-locals
-    /// and the tracing span of who called.
+    /// other nodes, and those that found it at work. A handler that waits goes on as a task of its own. So a handler should
+    /// not compute long or block its thread, as nothing in tokio should: it holds up the task that called, timeouts
+    /// included. [`tokio::task::spawn_blocking`] is for such work, and does not. Up to its first wait a handler sees the
+    /// task-locals and the tracing span of who called.
     #[must_use]
     pub fn register<G: GenServer>(self, server: G) -> Self {
         self.host(Hosted::new(server, false))

@@ -414,9 +414,7 @@ impl Driver {
                 let _ = port.send(is_here);
             }
             Item::Dissolve { me, view } => {
-                for address in self.part.clear_out() {
-                    address.stop();
-                }
+                self.part.clear_out();
                 self.part.open_residents();
                 self.outboxes.clear();
                 self.hints.clear();

@@ -30,6 +30,9 @@ use super::inbox::{Inbox, Wake};
 use super::part::{Direct, Gate, Part};
 use super::player::{Address, Player, Run, Served};
 
+/// How many requests that wait for one player are handled before others get their turn.
+const AT_ONCE_MAX: usize = 16;
+
 /// The actor of a player, or of many, as they see it.
 pub(super) struct Host<G: GenServer> {
     inbox: Inbox<Item<G>>,
@@ -156,9 +159,6 @@ struct HostActor<G: GenServer> {
     part: Arc<Part>,
 }
 
-/// How many requests that wait for one player are handled before others get their turn.
-const AT_ONCE_MAX: usize = 16;
-
 impl<G: GenServer> Drop for HostActor<G> {
     fn drop(&mut self) {
         // What it has not taken, nobody will.
@@ -184,10 +184,10 @@ impl<G: GenServer> Actor for HostActor<G> {
         &self,
         myself: ActorRef<Wake>,
         Wake: Wake,
-        room: &mut Self::State,
+        spare: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         // Boxed: the task of an actor has room for all that it may ever hold, also while it is idle.
-        Box::pin(self.rounds(myself, room)).await
+        Box::pin(self.rounds(myself, spare)).await
     }
 }
 
@@ -196,32 +196,22 @@ impl<G: GenServer> HostActor<G> {
     async fn rounds(
         &self,
         myself: ActorRef<Wake>,
-        room: &mut Vec<Item<G>>,
+        spare: &mut Vec<Item<G>>,
     ) -> Result<(), ActorProcessingErr> {
         if !self.host.is_own {
             self.part.let_others_ask().await;
         }
         for _ in 0..ROUNDS_MAX {
-            if !self.host.inbox.take(room) {
+            if !self.host.inbox.take(spare) {
                 return Ok(());
             }
-            let mut items = std::mem::take(room);
+            let mut items = std::mem::take(spare);
             let mut rest = items.drain(..);
             while let Some(item) = rest.next() {
-                let mut next = match item {
-                    Item::Run(seat, run) => seat.admit(run),
-                    Item::Next((seat, player, run)) => seat.go_on(player, run),
-                    Item::Kill(seat) => {
-                        if seat.vacate() {
-                            seat.tell_end();
-                        }
-                        None
-                    }
-                    Item::Failed => {
-                        // With it the player, perhaps, and the user's state.
-                        discard(rest);
-                        return Err("the player crashed, or was killed".into());
-                    }
+                let Ok(mut next) = take_in(item) else {
+                    // With it the player, perhaps, and the user's state.
+                    discard(rest);
+                    return Err("the player crashed, or was killed".into());
                 };
                 for _ in 0..AT_ONCE_MAX {
                     let Some(now) = next else { break };
@@ -235,7 +225,7 @@ impl<G: GenServer> HostActor<G> {
             drop(rest);
             // Not each player needs that room for itself.
             if !self.host.is_own {
-                *room = items;
+                *spare = items;
             }
         }
         let _ = myself.cast(Wake);
@@ -250,6 +240,24 @@ type Next<G> = (Arc<Seat<G>>, Box<Player<G>>, Run);
 fn hand_on<G: GenServer>(next: Next<G>) {
     let host = Arc::clone(&next.0.host);
     host.inbox.push(Item::Next(next));
+}
+
+/// The player whose own actor this is has ended.
+struct Failed;
+
+/// Takes an item in; what is to be handled now, if that is something.
+fn take_in<G: GenServer>(item: Item<G>) -> Result<Option<Next<G>>, Failed> {
+    match item {
+        Item::Run(seat, run) => Ok(seat.admit(run)),
+        Item::Next((seat, player, run)) => Ok(seat.go_on(player, run)),
+        Item::Kill(seat) => {
+            if seat.vacate() {
+                seat.tell_end();
+            }
+            Ok(None)
+        }
+        Item::Failed => Err(Failed),
+    }
 }
 
 /// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
@@ -368,8 +376,8 @@ impl<G: GenServer> Seat<G> {
     /// The player is ready for the next request, or has crashed.
     fn free(self: Arc<Self>, player: Box<Player<G>>, crashed: bool) -> Option<Next<G>> {
         let mut taken = lock(&self.taken);
-        match (&mut *taken, crashed) {
-            (Taken::Away { task, queue }, false) => {
+        match &mut *taken {
+            Taken::Away { task, queue } if !crashed => {
                 *task = None;
                 if let Some(run) = queue.pop_front() {
                     drop(taken);
@@ -377,7 +385,7 @@ impl<G: GenServer> Seat<G> {
                 }
                 *taken = Taken::Here(player);
             }
-            (Taken::Away { .. }, true) => {
+            Taken::Away { .. } => {
                 let away = std::mem::replace(&mut *taken, Taken::Gone);
                 drop(taken);
                 discard(player);
@@ -386,7 +394,7 @@ impl<G: GenServer> Seat<G> {
                 drop(away);
             }
             // It was ended meanwhile.
-            (Taken::Here(_) | Taken::Gone, _) => {
+            Taken::Here(_) | Taken::Gone => {
                 drop(taken);
                 discard(player);
             }

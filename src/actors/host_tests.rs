@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,7 @@ use crate::actors::calls::{Calls, Refused, Waiting};
 use crate::actors::contain::contained;
 use crate::actors::lease::Lease;
 use crate::actors::player::{Address, Hosted, ServerType, Start};
+use crate::net::until;
 use crate::protocol::blob::Blob;
 use crate::protocol::shard::{Answer, Ran, Request};
 use crate::protocol::types::{
@@ -201,7 +201,7 @@ impl Bench {
     /// What the part hears next.
     async fn hears(&self) -> String {
         let mut item = None;
-        until(|| {
+        until("the part hears something", || {
             item = self.heard();
             item.is_some()
         })
@@ -540,7 +540,8 @@ async fn an_own_actor_ends_with_its_player() {
         drop(bench.ask("crashed", 0));
         let heard = bench.hears_of(3).await;
         assert_eq!(heard, ["crashed ended", "crashed failed", "killed ended"]);
-        until(|| bench.supervisor.get_children().len() == usize::from(shared)).await;
+        let left = || bench.supervisor.get_children().len() == usize::from(shared);
+        until("own actors have ended", left).await;
     }
 }
 
@@ -550,7 +551,8 @@ async fn a_request_in_an_inbox_that_nobody_reads_goes_back() {
     for shared in WAYS {
         let bench = Bench::new(shared).await;
         bench.supervisor.stop(None);
-        until(|| bench.supervisor.get_status() == ActorStatus::Stopped).await;
+        let has_ended = || bench.supervisor.get_status() == ActorStatus::Stopped;
+        until("the supervisor has ended", has_ended).await;
         let _player = bench.player("one");
         let inside = std::pin::pin!(async { drop(bench.ask("one", 3)) });
         contained(inside).await.expect("no panic");
@@ -569,18 +571,10 @@ async fn a_destructor_that_panics_harms_nobody() {
         let _answer = bench.part.call(key.borrowed(), request(5)).unwrap();
         assert_eq!(bench.hears().await, "one 5");
         drop(address);
-        bench.part.clear_out();
+        let gate = bench.part.resident(&key).expect("it lives here").gate;
+        drop(bench.part.move_out(&gate));
         bench.supervisor.stop(None);
-        until(|| bench.supervisor.get_status() == ActorStatus::Stopped).await;
+        let has_ended = || bench.supervisor.get_status() == ActorStatus::Stopped;
+        until("the supervisor has ended", has_ended).await;
     }
-}
-
-async fn until(mut condition: impl FnMut() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
-    waited.expect("it comes to that");
 }

@@ -139,8 +139,7 @@ impl Part {
         *lock(&self.driver) = None;
         self.calls(Calls::close);
         self.close_residents();
-        // Those that wait in their handlers as well.
-        self.clear_out().iter().for_each(|address| address.stop());
+        self.clear_out();
     }
 
     /// Takes a call in: for its player if that lives here, else for the part to decide. None if nobody will answer.
@@ -271,16 +270,12 @@ impl Part {
         entry.ok()?.remove().0.address
     }
 
-    /// Everybody moves out.
-    pub(crate) fn clear_out(&self) -> Vec<Arc<dyn Address>> {
+    /// Everybody moves out and ends, those as well that wait in their handlers.
+    pub(crate) fn clear_out(&self) {
         let players = std::mem::take(&mut self.write().players);
-        players
-            .into_iter()
-            .filter_map(|resident| {
-                resident.gate.close();
-                resident.address
-            })
-            .collect()
+        players.iter().for_each(|resident| resident.gate.close());
+        let addresses = players.iter().filter_map(|it| it.address.as_ref());
+        addresses.for_each(|address| address.stop());
     }
 
     /// The player of that key, if it lives here.

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::time::Duration;
 
 use ractor::{ActorCell, ActorId, ActorStatus};
 use tokio::sync::oneshot;
@@ -13,6 +12,7 @@ use super::*;
 use crate::actors::calls::{Refused, Waiting};
 use crate::actors::part::{Direct, Gate};
 use crate::actors::player::{Address, Run};
+use crate::net::until;
 
 /// A player that takes its part along.
 struct Bomb;
@@ -111,13 +111,8 @@ async fn a_panic_of_who_drives_a_part_ends_its_actor_and_nobody_waits() {
     let killed = kill(&part);
     part.drive_here();
     assert!(killed.await.is_err());
-    let ended = async {
-        while actor.get_status() != ActorStatus::Stopped {
-            tokio::task::yield_now().await;
-        }
-    };
-    let limit = Duration::from_secs(60);
-    tokio::time::timeout(limit, ended).await.expect("it ends");
+    let has_ended = || actor.get_status() == ActorStatus::Stopped;
+    until("the actor has ended", has_ended).await;
     let request = Request {
         id: None,
         payload: Default::default(),

@@ -343,6 +343,18 @@ impl Net {
     }
 }
 
+/// Waits, in a test, until something has come about.
+#[cfg(test)]
+pub(crate) async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let look = async {
+        while !reached() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(30);
+    assert!(tokio::time::timeout(limit, look).await.is_ok(), "{what}");
+}
+
 #[cfg(test)]
 #[path = "hostile_tests.rs"]
 mod tests;

@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
+use crate::net::until;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -23,15 +24,6 @@ async fn connected() -> (Arc<Outgoing>, TcpStream, OwnedReadHalf) {
     out.attach(write);
     out.open();
     (out, theirs, read)
-}
-
-async fn until(what: &str, reached: impl Fn() -> bool) {
-    let look = async {
-        while !reached() {
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(timeout(LIMIT, look).await.is_ok(), "{what}");
 }
 
 /// Sends ones until the socket takes them at once.

@@ -48,9 +48,10 @@ impl Placement {
             let seeds = self.active.iter().map(|(seed, _)| mix(seed ^ hash));
             // The view is sorted: of equal scores the greater name is first, and no names are compared.
             let scored = seeds.enumerate().map(|(at, score)| (score, at));
-            let next = scored.filter(|scored| last.is_none_or(|last| *scored < last));
-            last = Some(next.max()?);
-            last.map(|(_, at)| &self.active[at].1)
+            let rest = scored.filter(|scored| last.is_none_or(|last| *scored < last));
+            let next = rest.max()?;
+            last = Some(next);
+            Some(&self.active[next.1].1)
         })
     }
 
