@@ -53,24 +53,25 @@ impl NodeBuilder {
     /// every node.
     ///
     /// An actor that is not at work handles the call of a client of the same node in the client's task, up to the handler's
-    /// first wait (as a thread pool's *caller runs* policy does): nobody else has to be woken. Its own task handles calls of
-    /// other nodes, and those that found it at work. A handler that waits goes on as a task of its own. So a handler should
-    /// not compute long or block its thread, as nothing in tokio should: it holds up the task that called, timeouts
-    /// included. [`tokio::task::spawn_blocking`] is for such work, and does not. Up to its first wait a handler sees the
-    /// task-locals and the tracing span of who called.
+    /// first wait (as a thread pool's *caller runs* policy does): nobody else has to be woken. Calls of other nodes are
+    /// handled likewise, many of them by one task. The actor's own task handles those that found it at work, and a handler
+    /// that waits goes on as a task of its own. So a handler should not compute long or block its thread, as nothing in
+    /// tokio should: it holds up the task that called, timeouts included, or calls of other nodes that came with it, and
+    /// tokio may leave the network unread meanwhile. [`tokio::task::spawn_blocking`] is for such work, and holds up nobody.
+    /// Up to its first wait a handler sees the task-locals and the tracing span of who called.
     #[must_use]
     pub fn register<G: GenServer>(self, server: G) -> Self {
         self.host(Hosted::new(server, false))
     }
 
     /// Like [`register`](Self::register), but the actors of this type are no ractor actors each: the mode for very many
-    /// of them. Calls of other nodes are handled by a few ractor actors that all share.
+    /// of them. A few ractor actors that all share handle the calls that found an actor at work.
     ///
     /// All promises are the same: calls of one key are handled one after the other, a panic ends one actor and no other,
     /// and while one waits in its handler the others go on. An actor costs a tenth of the memory (README has the figures).
-    /// What is given up is some isolation of time: a handler that computes long, or blocks its thread, for a call of another
-    /// node holds up the other actors of the type on that node, a quarter of them on average. Nodes of one cluster may
-    /// host the same type in different ways.
+    /// What is given up is an actor that ractor shows and supervises, and some isolation of time: a handler that computes
+    /// long, for a call that found its actor at work, holds up what was left to the shared one as well. Nodes of one cluster
+    /// may host the same type in different ways.
     #[must_use]
     pub fn register_shared<G: GenServer>(self, server: G) -> Self {
         self.host(Hosted::new(server, true))

@@ -35,7 +35,7 @@ use super::idle::Idle;
 use super::listing::{Listing, Local};
 use super::outbox::Outbox;
 use super::part::{Gate, Part, Resident};
-use super::player::{Address, Run, Start, failed};
+use super::player::{Address, Start, failed};
 use super::shared::Shared;
 
 /// The inbox of a part.
@@ -149,6 +149,8 @@ pub(crate) struct Driver {
     leased: bool,
     /// What clients of this node get at the end of the round.
     answers: Vec<(u64, Answer)>,
+    /// What players are to handle after it.
+    given: Vec<(Arc<dyn Address>, Request)>,
     /// How many bytes of requests were handled in the round.
     taken: usize,
     /// How many bytes of outcomes were.
@@ -191,6 +193,7 @@ impl Driver {
             items: Vec::new(),
             leased: false,
             answers: Vec::new(),
+            given: Vec::new(),
             taken: 0,
             outcomes: 0,
             outboxes: Vec::new(),
@@ -462,9 +465,9 @@ impl Driver {
                 Effect::Start { key, gen_, data } => self.start(key, gen_, data),
                 Effect::Run { key, gen_, request } => {
                     match self.resident(&key, gen_).and_then(|it| it.address) {
-                        Some(address) => address.give(Run::Given(request)),
+                        Some(address) => self.given.push((address, request)),
                         None => undeliverable.push((key, gen_)),
-                    };
+                    }
                 }
                 Effect::Stop { key, gen_ } => {
                     if let Some(Resident { gate, .. }) = self.resident(&key, gen_)
@@ -704,6 +707,7 @@ impl Driver {
 
     /// Sends what every peer may get now.
     fn flush(&mut self) {
+        self.part.give(&mut self.given);
         let has = self.machine.has_data();
         if has != self.had_data {
             self.had_data = has;

@@ -1,15 +1,16 @@
-//! The actors of players: each player has one, or those of a server type and part share one. What they share with their
-//! clients is where the player itself is, so that a client of this node has its request handled by its own task, which
-//! needs nobody else to be woken.
+//! The actors of players: each player has one, or those of a server type and part share one. What they share with who
+//! asks is where the player itself is, so that a request is handled by the task that has it: of a client of this node, or of
+//! the part for all that other nodes have asked (see [`Part::give`]). No actor has to be woken for that.
 //!
 //! ```text
 //!   client ──▶ Seat ── handle_call, up to its first wait ──▶ part
-//!   part ──▶ Inbox ──▶ Host ──▲   └─ it waits: goes on as a task of its own ──▶ part
+//!   part ──▶ task ──▲   └─ it waits: goes on as a task of its own ──▶ part
+//!                   └──── Host ◀── Inbox ◀── what found the player at work
 //! ```
 //!
 //! A player is as much alone either way: it handles one request after the other, a panic ends it and no other, and while
-//! one waits in its handler the others go on. A handler that computes long, or blocks, holds up the client that asked; for
-//! a client of another node, it holds up its actor, and with it the players that share that.
+//! one waits in its handler the others go on. A handler that computes long, or blocks, holds up the client that asked, and
+//! what is left to an actor the players that share it.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -123,17 +124,17 @@ impl<G: GenServer> Address for Seat<G> {
         }
         let answer = direct.wait()?;
         let run = Run::Direct(direct);
-        if !runs_here {
-            self.give(run);
-        } else if let Some(next) = self.admit(run).and_then(work) {
-            hand_on(next);
+        if runs_here {
+            self.handle(run);
+        } else {
+            let host = Arc::clone(&self.host);
+            host.inbox.push(Item::Run(self, run));
         }
         Ok(Some(Waiting::Later(answer)))
     }
 
-    fn give(self: Arc<Self>, run: Run) {
-        let host = Arc::clone(&self.host);
-        host.inbox.push(Item::Run(self, run));
+    fn give(self: Arc<Self>, request: Request) {
+        self.handle(Run::Given(request));
     }
 
     fn stop(&self) {
@@ -215,7 +216,7 @@ impl<G: GenServer> HostActor<G> {
                 };
                 for _ in 0..AT_ONCE_MAX {
                     let Some(now) = next else { break };
-                    self.part.load.room().await;
+                    self.part.room().await;
                     next = work(now);
                 }
                 if let Some(next) = next {
@@ -223,6 +224,7 @@ impl<G: GenServer> HostActor<G> {
                 }
             }
             drop(rest);
+            self.part.inbox.wake();
             // Not each player needs that room for itself.
             if !self.host.is_own {
                 *spare = items;
@@ -322,9 +324,11 @@ impl<G: GenServer> Seat<G> {
         let at_work = Arc::clone(&self);
         let running = tokio::spawn(async move {
             let (player, served) = work.await;
+            let part = Arc::clone(&at_work.gate.part);
             if let (_, Some(next)) = at_work.settle(player, run, served) {
                 hand_on(next);
             }
+            part.inbox.wake();
         });
         *task = Some(running.abort_handle());
     }
@@ -348,6 +352,13 @@ impl<G: GenServer> Seat<G> {
         };
         drop(taken);
         Some((self, player, run))
+    }
+
+    /// A request arrives, and is handled now if the player is ready for it; what is next is left to the host.
+    fn handle(self: Arc<Self>, run: Run) {
+        if let Some(next) = self.admit(run).and_then(work) {
+            hand_on(next);
+        }
     }
 
     /// The next request, unless the player was ended meanwhile; then the request is dropped as well.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,8 @@ use crate::wire;
 /// In actors of their own, and in a shared one.
 const WAYS: [bool; 2] = [false, true];
 
-/// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first, 99 has a player killed.
+/// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first, 77 does so without letting
+/// its thread go, 99 has a player killed.
 struct Sums {
     permits: Arc<Semaphore>,
     victim: Arc<OnceLock<Arc<dyn Address>>>,
@@ -48,6 +50,9 @@ impl GenServer for Sums {
         assert_eq!(Handle::current().id(), self.runtime, "a foreign runtime");
         if number < 0 {
             self.permits.acquire().await.expect("never closed").forget();
+        }
+        while number == 77 && self.permits.try_acquire().map(|it| it.forget()).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
         }
         if number == 99 {
             let victim = self.victim.get().cloned();
@@ -272,7 +277,7 @@ async fn a_panic_ends_one_player_and_no_other() {
         let heard = bench.hears_of(4).await;
         assert_eq!(heard, ["bad ended", "bad failed", "good 2", "good 5"]);
         // What comes late is for its successor: a client's request goes to the part, the part's own stays with the part.
-        bad.give(Run::Given(request(4)));
+        bad.give(request(4));
         let _late = bench.ask("bad", 7);
         assert_eq!(bench.hears().await, "bad was asked 7");
     }
@@ -297,6 +302,22 @@ async fn while_one_waits_the_others_go_on_and_its_own_requests_keep_their_order(
         bench.permits.add_permits(1);
         assert_eq!(bench.hears().await, "slow 30");
         assert_eq!(bench.hears().await, "slow 35");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_blocks_its_thread_holds_up_what_others_were_given_until_there_is_more() {
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let (slow, quick) = (bench.player("slow"), bench.player("quick"));
+        let mut given = vec![(slow, request(77)), (quick.clone(), request(1))];
+        bench.part.give(&mut given);
+        bench.part.give(&mut Vec::new());
+        assert_eq!(bench.hears().await, "quick gave 1");
+        bench.part.give(&mut vec![(quick, request(1))]);
+        assert_eq!(bench.hears().await, "quick gave 2");
+        bench.permits.add_permits(1);
+        assert_eq!(bench.hears().await, "slow gave 77");
     }
 }
 
@@ -328,7 +349,7 @@ async fn one_that_its_part_stops_says_nothing() {
         let _first = bench.ask("gone", 1);
         assert_eq!(bench.hears().await, "gone 1");
         address.stop();
-        address.give(Run::Given(request(2)));
+        address.give(request(2));
         let _answer = bench.ask("other", 1);
         assert_eq!(bench.hears().await, "other 1");
     }
@@ -347,7 +368,7 @@ async fn what_a_player_did_is_told_in_order_whoever_asked() {
             tokio::spawn(async move {
                 for n in 0..REQUESTS {
                     if (client + n) % 3 == 0 {
-                        address.clone().give(Run::Given(request(1)));
+                        address.clone().give(request(1));
                     } else {
                         // Only so many may wait for one player.
                         while bench.try_to_ask("one", 1).is_err() {

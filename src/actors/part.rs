@@ -9,6 +9,7 @@
 //! A client that has a player handle its request itself takes its place in `Calls` afterwards, if it has to wait at all.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -40,6 +41,8 @@ pub(crate) struct Part {
     pub(crate) load: Load,
     calls: Mutex<Calls>,
     residents: RwLock<Residents>,
+    /// What players are to handle.
+    given: Mutex<VecDeque<(Arc<dyn Address>, Request)>>,
     /// Most requests that may wait for one player.
     key_max: usize,
     pub(crate) lease: Arc<Lease>,
@@ -89,6 +92,7 @@ impl Part {
             load: Load::new(bytes_max, waiting_max),
             calls: Mutex::new(Calls::new(waiting_max)),
             residents: RwLock::default(),
+            given: Mutex::default(),
             key_max: key_max(waiting_max),
             lease,
             turn: AtomicU64::new(0),
@@ -140,6 +144,9 @@ impl Part {
         self.calls(Calls::close);
         self.close_residents();
         self.clear_out();
+        // Not locked while players are dropped.
+        let given = std::mem::take(&mut *lock(&self.given));
+        drop(given);
     }
 
     /// Takes a call in: for its player if that lives here, else for the part to decide. None if nobody will answer.
@@ -228,6 +235,42 @@ impl Part {
             for (port, answer) in ports {
                 port.answer(answer);
             }
+        }
+    }
+
+    /// Gives players requests, and has a task handle all of them, each as far as it goes without waiting: one wake-up instead
+    /// of one for each player's actor. Should a handler compute long, the task of the next time goes on with the others.
+    pub(super) fn give(self: &Arc<Self>, requests: &mut Vec<(Arc<dyn Address>, Request)>) {
+        let mut given = lock(&self.given);
+        given.extend(requests.drain(..));
+        if !given.is_empty() {
+            let part = Arc::clone(self);
+            tokio::spawn(async move { part.handle_given().await });
+        }
+    }
+
+    async fn handle_given(&self) {
+        loop {
+            // More of them than one round gives need not wait for each other.
+            for _ in 0..PREFETCHED {
+                self.room().await;
+                let next = lock(&self.given).pop_front();
+                let Some((address, request)) = next else {
+                    return self.drive_here();
+                };
+                address.give(request);
+            }
+            self.drive_here();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits for room for what a player is about to do.
+    pub(super) async fn room(&self) {
+        if !self.load.has_room() {
+            // It takes what was done so far.
+            self.inbox.wake();
+            self.load.room().await;
         }
     }
 
@@ -374,7 +417,8 @@ impl Gate {
     }
 
     /// The player has handled a request; `ver`: the version of what it has now. For a client that does not wait yet: what
-    /// there is for it, none if the part has ended. None for all others, whom the part tells.
+    /// there is for it, none if the part has ended. None for all others, whom the part tells: where the part gave the
+    /// request itself, it is to be woken, once for many.
     pub(crate) fn tell(self: &Arc<Self>, run: Run, ran: Ran, ver: Option<u64>) -> Option<Waiting> {
         self.set_used();
         let (part, gate) = (&self.part, Arc::clone(self));
@@ -382,7 +426,7 @@ impl Gate {
             Run::Direct(direct) => direct,
             Run::Given(_) => {
                 part.load.outcome(ran.weight());
-                part.inbox.push(Item::Ran { gate, ran });
+                part.inbox.put(Item::Ran { gate, ran });
                 return None;
             }
         };

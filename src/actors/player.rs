@@ -53,9 +53,9 @@ pub(crate) trait Address: Send + Sync {
     /// Has the request of a client handled, by the task of the client if that is possible; what there is for it, none if
     /// nobody will answer.
     fn ask(self: Arc<Self>, direct: Direct) -> Result<Option<Waiting>, Refused>;
-    /// Gives it a request, after those before. If it has just ended, its end is reported, and its successor gets what
-    /// was given by the part; what came from clients goes to the part.
-    fn give(self: Arc<Self>, run: Run);
+    /// Has a request that its part gave it handled here, as far as it goes without waiting, after those before. The part
+    /// is to be woken afterwards. If it has just ended, its end is reported, and its successor gets the request.
+    fn give(self: Arc<Self>, request: Request);
     /// Ends it; nobody waits for it any more.
     fn stop(&self);
     /// Ends it as a crash would.
