@@ -5,8 +5,10 @@
 
 use std::hint::black_box;
 
+use smallvec::SmallVec;
+
 use super::super::types::KeyRef;
-use super::{Shard, Slot};
+use super::{Own, Shard, Slot};
 
 /// For how many steps at once that pays: more would push the first ones out of the cache again.
 pub const PREFETCHED: usize = 64;
@@ -14,26 +16,32 @@ pub const PREFETCHED: usize = 64;
 impl Shard {
     /// Reads what steps with these keys are going to read; see [`PREFETCHED`].
     pub fn prefetch<'a>(&self, keys: impl Iterator<Item = KeyRef<'a>>) {
-        for key in keys {
-            if let Some(slot) = self.slots.find(key) {
-                slot.prefetch();
+        // One step of every chain, then the next step of every chain: what the processor has under way at a time is limited by
+        // the number of instructions between the reads.
+        let near: SmallVec<[&Slot; PREFETCHED]> =
+            keys.filter_map(|key| self.slots.guess(key)).collect();
+        near.iter().for_each(|slot| slot.prefetch());
+        for slot in &near {
+            if let Slot::Own(own) = slot {
+                own.prefetch();
             }
         }
     }
 }
 
 impl Slot {
-    /// Reads some of every line of its memory.
+    /// Reads some of every line of its own memory.
     pub(super) fn prefetch(&self) {
-        match self {
-            Self::Own(own) => {
-                let keeper = own.keepers.first().map(|(_, acked)| *acked);
-                let waits = own.waiting.front().map(|handled| handled.ver);
-                black_box((own.ver, own.stamp, own.data.first(), keeper, waits));
-            }
-            Self::Rec(rec) => {
-                black_box((rec.ver, rec.stamp, rec.data.first()));
-            }
+        if let Self::Rec(rec) = self {
+            black_box((rec.ver, rec.stamp, rec.data.first()));
         }
+    }
+}
+
+impl Own {
+    fn prefetch(&self) {
+        let keeper = self.keepers.first().map(|(_, acked)| *acked);
+        let waits = self.waiting.front().map(|handled| handled.ver);
+        black_box((self.ver, self.stamp, self.data.first(), keeper, waits));
     }
 }

@@ -43,6 +43,14 @@ impl Table {
         found.map(|entry| &entry.content.1)
     }
 
+    /// What is most likely the slot of that key: names are not compared, so that little is to be done before the next one is
+    /// looked for.
+    pub(super) fn guess(&self, key: KeyRef<'_>) -> Option<&Slot> {
+        let hash = key.hash();
+        let found = self.entries.find(hash, |entry| entry.hash == hash);
+        found.map(|entry| &entry.content.1)
+    }
+
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Slot> {
         self.find_mut(key.borrowed()).map(|(_, slot)| slot)
     }
