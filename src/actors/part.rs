@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use tokio::runtime::{self, Handle, RuntimeFlavor};
@@ -40,7 +41,7 @@ pub(crate) struct Part {
     pub(crate) inbox: Inbox,
     pub(crate) load: Load,
     calls: Mutex<Calls>,
-    residents: RwLock<Residents>,
+    residents: ShardedLock<Residents>,
     /// What players are to handle.
     given: Mutex<VecDeque<(Arc<dyn Address>, Request)>>,
     /// Most requests that may wait for one player.
@@ -91,7 +92,7 @@ impl Part {
             inbox: Inbox::new(),
             load: Load::new(bytes_max, waiting_max),
             calls: Mutex::new(Calls::new(waiting_max)),
-            residents: RwLock::default(),
+            residents: ShardedLock::default(),
             given: Mutex::default(),
             key_max: key_max(waiting_max),
             lease,
@@ -338,13 +339,13 @@ impl Part {
 }
 
 impl Part {
-    fn read(&self) -> RwLockReadGuard<'_, Residents> {
+    fn read(&self) -> ShardedLockReadGuard<'_, Residents> {
         self.residents
             .read()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Residents> {
+    fn write(&self) -> ShardedLockWriteGuard<'_, Residents> {
         self.residents
             .write()
             .unwrap_or_else(PoisonError::into_inner)

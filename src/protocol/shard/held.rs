@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use super::super::ring::Issuer;
 use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::index::Index;
+use super::queue::Spare;
 use super::{
-    Answer, Effect, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request, Shard,
+    Answer, Effect, Handled, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request,
+    Shard,
 };
 
 /// What a request that waits costs beside its payload, about: its places in the queues, its key, and the port of its
@@ -76,6 +78,9 @@ pub(super) struct Books {
     in_hand: BTreeMap<NodeId, Index<()>>,
     /// Of the ids of those that clients of this node asked, and that were forwarded.
     pub(super) issuer: Issuer,
+    /// For the queues of owned keys.
+    pub(super) spare_running: Spare<Pending>,
+    pub(super) spare_waiting: Spare<Handled>,
 }
 
 impl Books {
@@ -85,6 +90,8 @@ impl Books {
             held: 0,
             in_hand: BTreeMap::new(),
             issuer,
+            spare_running: Spare::default(),
+            spare_waiting: Spare::default(),
         }
     }
 

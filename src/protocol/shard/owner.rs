@@ -69,10 +69,9 @@ impl Own {
         } else {
             self.acked()
         };
-        while let Some(handled) = self
-            .waiting
-            .pop_front_if(|h| acked.is_some_and(|acked| acked >= h.ver))
-        {
+        while let Some(handled) = self.waiting.pop_front_if(&mut books.spare_waiting, |h| {
+            acked.is_some_and(|acked| acked >= h.ver)
+        }) {
             books.held -= handled.reply.len();
             books.release(&handled.pending);
             finish(handled.pending.origin, Answer::Reply(handled.reply), out);
@@ -209,11 +208,12 @@ impl Shard {
     /// Hands a request to the actor of an owned key; back it comes if the key is not owned.
     fn run(&mut self, key: &Key, pending: Pending, out: &mut Vec<Effect>) -> Option<Pending> {
         let planted = self.planted;
-        let Some(own) = self.own_mut(key) else {
+        let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
             return Some(pending);
         };
         let (gen_, request) = (own.gen_, pending.for_actor(planted));
-        own.running.push_back(pending);
+        own.running
+            .push_back(pending, &mut self.books.spare_running);
         match own.actor {
             Actor::Up => {}
             Actor::Restarting => return None,
@@ -335,7 +335,7 @@ impl Shard {
                 self.books.take_in(&pending);
                 pending
             }
-            None => match own.running.pop_front() {
+            None => match own.running.pop_front(&mut self.books.spare_running) {
                 Some(pending) => pending,
                 None => {
                     out.push(Effect::Broken("an actor handles only what it was given"));
@@ -353,11 +353,14 @@ impl Shard {
                         own.ver += 1;
                         own.data = data;
                     }
-                    own.waiting.push_back(Handled {
-                        ver: own.ver,
+                    let ver = own.ver;
+                    let handled = Handled {
+                        ver,
                         pending,
                         reply,
-                    });
+                    };
+                    own.waiting
+                        .push_back(handled, &mut self.books.spare_waiting);
                     if changed {
                         own.send_puts(key, self.tick, out);
                         own.list(key, &mut self.lagging);

@@ -2,48 +2,96 @@
 //! many of them.
 
 use std::collections::{VecDeque, vec_deque};
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
+
+/// How many buffers are kept for the next queues.
+const SPARE_MAX: usize = 1_024;
+
+/// The most items that there is room for in one of them.
+const SPARE_ROOM: usize = 4;
 
 /// The queue.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Queue<T>(VecDeque<T>);
 
+/// The buffers of queues that have become empty: most queues have one item for a moment, and to ask the allocator for room
+/// each time costs more than what is done with the item. It says nothing about a part: all are equal.
+#[derive(Debug)]
+pub(super) struct Spare<T>(Vec<VecDeque<T>>);
+
 impl<T> Queue<T> {
-    pub(super) fn push_back(&mut self, item: T) {
+    pub(super) fn push_back(&mut self, item: T, spare: &mut Spare<T>) {
         if self.0.capacity() == 0 {
-            // Mostly it stays alone, where the first growth of a `VecDeque` would make room for four.
-            self.0.reserve_exact(1);
+            self.0 = spare.0.pop().unwrap_or_else(|| VecDeque::with_capacity(1));
         }
         self.0.push_back(item);
     }
 
-    pub(super) fn pop_front(&mut self) -> Option<T> {
-        self.pop(VecDeque::pop_front)
+    pub(super) fn pop_front(&mut self, spare: &mut Spare<T>) -> Option<T> {
+        self.pop_front_if(spare, |_| true)
     }
 
-    pub(super) fn pop_front_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
-        self.pop(|items| items.pop_front_if(|item| wanted(item)))
+    pub(super) fn pop_front_if(
+        &mut self,
+        spare: &mut Spare<T>,
+        wanted: impl FnOnce(&T) -> bool,
+    ) -> Option<T> {
+        let item = self.0.pop_front_if(|item| wanted(item))?;
+        if self.0.is_empty() {
+            let buffer = std::mem::take(&mut self.0);
+            if buffer.capacity() <= SPARE_ROOM && spare.0.len() < SPARE_MAX {
+                spare.0.push(buffer);
+            }
+        }
+        Some(item)
     }
 
     pub(super) fn pop_back(&mut self) -> Option<T> {
-        self.pop(VecDeque::pop_back)
+        let item = self.0.pop_back()?;
+        self.shrink();
+        Some(item)
     }
 
     pub(super) fn remove(&mut self, at: usize) -> Option<T> {
-        self.pop(|items| items.remove(at))
+        let item = self.0.remove(at)?;
+        self.shrink();
+        Some(item)
     }
 
     pub(super) fn iter_mut(&mut self) -> vec_deque::IterMut<'_, T> {
         self.0.iter_mut()
     }
 
-    fn pop(&mut self, pop: impl FnOnce(&mut VecDeque<T>) -> Option<T>) -> Option<T> {
-        let item = pop(&mut self.0)?;
+    fn shrink(&mut self) {
         if self.0.is_empty() {
             self.0 = VecDeque::new();
         }
-        Some(item)
     }
+}
+
+impl<T> Default for Spare<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Clone for Spare<T> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<T> PartialEq for Spare<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Spare<T> {}
+
+impl<T> Hash for Spare<T> {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 impl<T> Default for Queue<T> {
@@ -75,17 +123,48 @@ mod tests {
 
     #[test]
     fn it_takes_memory_only_while_something_is_in_it() {
-        let mut queue = Queue::default();
+        let (mut queue, mut spare) = (Queue::default(), Spare::default());
         assert_eq!(queue.capacity(), 0);
-        queue.push_back(1);
+        queue.push_back(1, &mut spare);
         assert_eq!(queue.capacity(), 1);
-        (2..=5).for_each(|n| queue.push_back(n));
-        assert_eq!(queue.pop_front_if(|n| *n == 2), None);
-        assert_eq!(queue.pop_front_if(|n| *n == 1), Some(1));
+        (2..=5).for_each(|n| queue.push_back(n, &mut spare));
+        assert_eq!(queue.pop_front_if(&mut spare, |n| *n == 2), None);
+        assert_eq!(queue.pop_front_if(&mut spare, |n| *n == 1), Some(1));
         assert_eq!(queue.pop_back(), Some(5));
-        assert_eq!([queue.pop_front(), queue.pop_front()], [Some(2), Some(3)]);
+        assert_eq!(queue.pop_front(&mut spare), Some(2));
+        assert_eq!((queue.remove(0), queue.len()), (Some(3), 1));
         assert!(queue.capacity() > 0);
-        assert_eq!(queue.pop_front(), Some(4));
-        assert_eq!((queue.pop_front(), queue.capacity()), (None, 0));
+        assert_eq!(queue.remove(0), Some(4));
+        assert_eq!((queue.pop_front(&mut spare), queue.capacity()), (None, 0));
+        queue.push_back(6, &mut spare);
+        assert_eq!((queue.pop_back(), queue.capacity()), (Some(6), 0));
+    }
+
+    #[test]
+    fn the_next_queue_has_the_buffer_of_the_one_before() {
+        let mut spare = Spare::default();
+        let (mut one, mut other) = (Queue::default(), Queue::default());
+        (1..=3).for_each(|n| one.push_back(n, &mut spare));
+        let room = one.capacity();
+        while one.pop_front(&mut spare).is_some() {}
+        other.push_back(1, &mut spare);
+        assert_eq!((one.capacity(), other.capacity()), (0, room));
+        // A large one goes back to the allocator.
+        (2..=100).for_each(|n| other.push_back(n, &mut spare));
+        while other.pop_front(&mut spare).is_some() {}
+        assert!(spare.0.is_empty());
+    }
+
+    #[test]
+    fn so_many_buffers_are_kept_and_no_more() {
+        let mut spare = Spare::default();
+        let mut queues = vec![Queue::default(); SPARE_MAX + 1];
+        for queue in &mut queues {
+            queue.push_back(1, &mut spare);
+        }
+        for queue in &mut queues {
+            queue.pop_front(&mut spare);
+        }
+        assert_eq!(spare.0.len(), SPARE_MAX);
     }
 }
