@@ -60,7 +60,7 @@ struct Seat<G: GenServer> {
 
 enum Taken<G: GenServer> {
     /// Ready for a request.
-    Here(Box<Player<G>>),
+    Here(Player<G>),
     /// At work on one.
     Away {
         /// Its task; none while whoever gave it the request runs it.
@@ -74,7 +74,7 @@ enum Taken<G: GenServer> {
 
 impl<G: GenServer> Taken<G> {
     /// The player, if it is here: it is away then.
-    fn take(&mut self) -> Option<Box<Player<G>>> {
+    fn take(&mut self) -> Option<Player<G>> {
         let away = Self::Away {
             task: None,
             queue: VecDeque::new(),
@@ -107,7 +107,7 @@ impl<G: GenServer> Host<G> {
     }
 
     /// Takes a player in.
-    pub(super) fn seat(self: Arc<Self>, player: Box<Player<G>>) -> Arc<dyn Address> {
+    pub(super) fn seat(self: Arc<Self>, player: Player<G>) -> Arc<dyn Address> {
         Arc::new(Seat {
             host: self,
             gate: Arc::clone(player.gate()),
@@ -236,7 +236,7 @@ impl<G: GenServer> HostActor<G> {
 }
 
 /// A player, at its place, and what it is to handle.
-type Next<G> = (Arc<Seat<G>>, Box<Player<G>>, Run);
+type Next<G> = (Arc<Seat<G>>, Player<G>, Run);
 
 /// Leaves it to the host.
 fn hand_on<G: GenServer>(next: Next<G>) {
@@ -276,9 +276,9 @@ fn work<G: GenServer>((seat, player, run): Next<G>) -> Option<Next<G>> {
 
 /// A player at work on a request: boxed, so that it can move to a task when it has begun.
 fn serve<G: GenServer>(
-    mut player: Box<Player<G>>,
+    mut player: Player<G>,
     request: Request,
-) -> Pin<Box<impl Future<Output = (Box<Player<G>>, Served)> + Send>> {
+) -> Pin<Box<impl Future<Output = (Player<G>, Served)> + Send>> {
     Box::pin(async move {
         let served = player.serve(&request).await;
         (player, served)
@@ -288,7 +288,7 @@ fn serve<G: GenServer>(
 impl<G: GenServer> Seat<G> {
     /// The player is ready, and the client has it handle the request. Others may ask meanwhile: they do not wait for this
     /// client, nor it for them.
-    fn ask_now(self: Arc<Self>, player: Box<Player<G>>, mut direct: Direct) -> Option<Waiting> {
+    fn ask_now(self: Arc<Self>, player: Player<G>, mut direct: Direct) -> Option<Waiting> {
         let mut work = serve(player, direct.request().clone());
         match work.as_mut().now_or_never() {
             Some((player, served)) => {
@@ -312,7 +312,7 @@ impl<G: GenServer> Seat<G> {
     /// The player waits in its handler.
     fn go_on_as_task(
         self: Arc<Self>,
-        work: Pin<Box<impl Future<Output = (Box<Player<G>>, Served)> + Send + 'static>>,
+        work: Pin<Box<impl Future<Output = (Player<G>, Served)> + Send + 'static>>,
         run: Run,
     ) {
         // Locked until its task is known, whatever that has done by then.
@@ -334,7 +334,7 @@ impl<G: GenServer> Seat<G> {
     }
 
     /// The player, if it is ready for a request: it is at work then.
-    fn take(&self) -> Option<Box<Player<G>>> {
+    fn take(&self) -> Option<Player<G>> {
         lock(&self.taken).take()
     }
 
@@ -362,7 +362,7 @@ impl<G: GenServer> Seat<G> {
     }
 
     /// The next request, unless the player was ended meanwhile; then the request is dropped as well.
-    fn go_on(self: Arc<Self>, player: Box<Player<G>>, run: Run) -> Option<Next<G>> {
+    fn go_on(self: Arc<Self>, player: Player<G>, run: Run) -> Option<Next<G>> {
         let goes_on = matches!(&*lock(&self.taken), Taken::Away { .. });
         if goes_on {
             return Some((self, player, run));
@@ -375,7 +375,7 @@ impl<G: GenServer> Seat<G> {
     /// player takes the next if there is one.
     fn settle(
         self: Arc<Self>,
-        player: Box<Player<G>>,
+        player: Player<G>,
         run: Run,
         served: Served,
     ) -> (Option<Waiting>, Option<Next<G>>) {
@@ -385,7 +385,7 @@ impl<G: GenServer> Seat<G> {
     }
 
     /// The player is ready for the next request, or has crashed.
-    fn free(self: Arc<Self>, player: Box<Player<G>>, crashed: bool) -> Option<Next<G>> {
+    fn free(self: Arc<Self>, player: Player<G>, crashed: bool) -> Option<Next<G>> {
         let mut taken = lock(&self.taken);
         match &mut *taken {
             Taken::Away { task, queue } if !crashed => {

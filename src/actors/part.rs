@@ -422,10 +422,11 @@ impl Gate {
     /// request itself, it is to be woken, once for many.
     pub(crate) fn tell(self: &Arc<Self>, run: Run, ran: Ran, ver: Option<u64>) -> Option<Waiting> {
         self.set_used();
-        let (part, gate) = (&self.part, Arc::clone(self));
+        let part = &self.part;
         let mut direct = match run {
             Run::Direct(direct) => direct,
             Run::Given(_) => {
+                let gate = Arc::clone(self);
                 part.load.outcome(ran.weight());
                 part.inbox.put(Item::Ran { gate, ran });
                 return None;
@@ -453,7 +454,7 @@ impl Gate {
                 };
                 part.load.outcome(ran.weight());
                 part.inbox.push(Item::Served {
-                    gate,
+                    gate: Arc::clone(self),
                     token,
                     request: direct.finish(),
                     ran,

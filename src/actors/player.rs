@@ -116,12 +116,12 @@ impl<G: GenServer> ServerType for Hosted<G> {
 
     fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Arc<dyn Address> {
         let part = Arc::clone(&start.gate.part);
-        let player = Box::new(Player {
+        let player = Player {
             server: Arc::clone(&self),
             gate: start.gate,
             node: start.node,
             life: Life::Unborn(start.data, start.ver),
-        });
+        };
         let host = match &self.hosts {
             None => Host::start(part, supervisor, true),
             Some(hosts) => {
