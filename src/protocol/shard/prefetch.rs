@@ -8,7 +8,7 @@ use std::hint::black_box;
 use smallvec::SmallVec;
 
 use super::super::types::KeyRef;
-use super::{Own, Shard, Slot};
+use super::{Shard, Slot};
 
 /// For how many steps at once that pays: more would push the first ones out of the cache again.
 pub const PREFETCHED: usize = 64;
@@ -16,32 +16,24 @@ pub const PREFETCHED: usize = 64;
 impl Shard {
     /// Reads what steps with these keys are going to read; see [`PREFETCHED`].
     pub fn prefetch<'a>(&self, keys: impl Iterator<Item = KeyRef<'a>>) {
-        // One step of every chain, then the next step of every chain: what the processor has under way at a time is limited by
-        // the number of instructions between the reads.
-        let near: SmallVec<[&Slot; PREFETCHED]> =
-            keys.filter_map(|key| self.slots.guess(key)).collect();
-        near.iter().for_each(|slot| slot.prefetch());
-        for slot in &near {
-            if let Slot::Own(own) = slot {
-                own.prefetch();
-            }
-        }
+        prefetch(keys.filter_map(|key| self.slots.guess(key)));
     }
 }
 
-impl Slot {
-    /// Reads some of every line of its own memory.
-    pub(super) fn prefetch(&self) {
-        if let Self::Rec(rec) = self {
+/// Reads some of every line of the memory of these slots: one step of every chain, then the next step of every chain. What
+/// the processor has under way at a time is limited by how many instructions are between the reads.
+pub(super) fn prefetch<'a>(slots: impl Iterator<Item = &'a Slot>) {
+    let slots: SmallVec<[&Slot; PREFETCHED]> = slots.collect();
+    for slot in &slots {
+        if let Slot::Rec(rec) = slot {
             black_box((rec.ver, rec.stamp, rec.data.first()));
         }
     }
-}
-
-impl Own {
-    fn prefetch(&self) {
-        let keeper = self.keepers.first().map(|(_, acked)| *acked);
-        let waits = self.waiting.front().map(|handled| handled.ver);
-        black_box((self.ver, self.stamp, self.data.first(), keeper, waits));
+    for slot in &slots {
+        if let Slot::Own(own) = slot {
+            let keeper = own.keepers.first().map(|(_, acked)| *acked);
+            let waits = own.waiting.front().map(|handled| handled.ver);
+            black_box((own.ver, own.stamp, own.data.first(), keeper, waits));
+        }
     }
 }

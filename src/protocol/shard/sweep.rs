@@ -5,6 +5,7 @@
 
 use super::super::defect::Defect;
 use super::super::types::{Key, KeyRef};
+use super::prefetch::prefetch;
 use super::{Effect, PREFETCHED, Rec, Shard, Slot};
 
 /// How many places are looked at at once.
@@ -103,8 +104,7 @@ impl Shard {
             }
             if ahead % PREFETCHED == 0 {
                 let next = self.sweep.next..self.sweep.next + PREFETCHED;
-                let next = next.filter_map(|place| slots.at(place));
-                next.for_each(Slot::prefetch);
+                prefetch(next.filter_map(|place| slots.at(place)));
             }
             if self.sweep.next >= slots.places() {
                 // Some have moved meanwhile.
