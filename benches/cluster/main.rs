@@ -18,26 +18,31 @@
 //!
 //! # What bounds it
 //!
-//! Profiles of the node with the clients (perf, cpu-clock, 1,024 in flight, one keeper, 2026-11-21): that process has 80 %
-//! of the processor time or more. No function has more than 9 %: the time goes where memory is cold. A reward touches about
-//! a dozen cache lines of its player's actor, its slot, its gate and its queues, three times: when it is served, sent and
-//! acknowledged, some milliseconds apart, and 10,000 players do not fit into the caches. With 200 players a reward in
-//! shared actors took a quarter less. The floor touches its actor once.
+//! Profiles of the node with the clients (perf, cpu-clock, 1,024 in flight, one keeper, 2026-11-28): that process has 80 %
+//! of the processor time or more. No function has more than 13 %: the time goes where memory is cold. A reward touches about
+//! a dozen cache lines of its player, its slot, its gate and its queues, three times: when it is served, sent and
+//! acknowledged, about a millisecond apart, and 10,000 players do not fit into the caches. With 1,100 players a reward took
+//! 1.9 us of processor time instead of 2.7, a call of the floor 0.9 instead of 1.4. The floor touches its actor once.
 //!
 //! So the parts read ahead (`src/protocol/shard/prefetch.rs`): what the next 64 steps will read is read at once, and the
-//! misses overlap. Calls, replies and states of up to 23 bytes are in their values, which took 8.5 allocations of a reward
-//! at its player's node to 5.4. Each part has its own copies of the peers' names, whose counts of holders had gone from
-//! core to core twice a reward. Together, in interleaved runs: 1.3 times the rewards in shared actors, 1.2 with an actor
-//! each. (The floor itself moved between 0.6 and 1.6 million a second that day, with what the machine's neighbours did: of
-//! all figures the ratio to the floor is the least steady.)
+//! misses overlap. How many do is a matter of how many instructions are between two reads. Names are compared, slots looked
+//! into and what they point to followed only after all reads before that are under way: this alone took reading ahead from
+//! 16 % of the time to 4, and made 790,000 rewards a second of 680,000.
+//!
+//! Where nothing can be read ahead, since a client asks for one player at a time, few reads must wait for another one: the
+//! state of a player is in its place, not behind it, which made 880,000 of 820,000. Calls, replies and states of up to 23
+//! bytes are in their values, and the queues of players take over each other's buffers: of 8.5 allocations of a reward at its
+//! player's node 3.2 are left. Each part has its own copies of the peers' names, whose counts of holders had gone from core
+//! to core twice a reward. (The floor itself moves between 0.6 and 1.6 million a second, with the machine and its
+//! neighbours: of all figures the ratio to the floor is the least steady.)
 //!
 //! The client's task handles the request of a player of its own node that is not at work. It did so in shared actors first,
 //! and those were twice as fast as an actor each, which took a message to the player's mailbox, a task to switch to, and
-//! the cold lines of both. Now both ways are the same, and differ in memory. What is left in that process: the clients 49 %
-//! (9 % the look at the player, most of it its one cold gate; the handler, its encodings and its outcome 17 %), the parts'
-//! rounds 41 % (7 % the kernel's sending). With one worker thread instead of two a reward took a fifth less: cache lines
-//! that pass from core to core, of the locks and queues between clients and parts, and of the tasks themselves. One lock
-//! for the clients that wait and for the part's inbox was tried: fewer uses, but longer waits, 5 % less.
+//! the cold lines of both. Now both ways are the same, and differ in memory. What is left in that process: the clients 50 %
+//! (12 % the look at the player, half of it its one cold gate; the handler, its encodings and its outcome 21 %), the parts'
+//! rounds 36 % (5 % the kernel's sending). On one core instead of two a reward took an eighth less: cache lines that pass
+//! from core to core, of the locks and queues between clients and parts, and of the tasks themselves. One lock for the
+//! clients that wait and for the part's inbox was tried: fewer uses, but longer waits, 5 % less.
 //!
 //! One such line was tokio's: that a handler may run in the client's task, which must be one of the node's runtime, was
 //! asked for every call, and that counts one more user of the runtime, and one less. Without it a read in shared actors
@@ -61,11 +66,14 @@
 //! write. Encoded one by one they took a fifth of the owner's time; kept as they are written, a tenth. Now a node says which
 //! of its requests are over, and those are forgotten (`src/protocol/ring.rs`): a sixth less time, and 90 bytes on the wire
 //! instead of 450. Hints take the question to the home away, and hash tables the trees of forwarded requests: together a
-//! quarter less.
+//! quarter less. Then each request woke the actor of its player, a third of what it cost: a message, a task, and the cold
+//! lines of both. Now one task handles what a round of the part has for all its players (`Part::give` in
+//! `src/actors/part.rs`): 385,000 rewards a second instead of 248,000.
 //!
-//! What would move the bound next: fewer lines per player (its gate, seat and state are three allocations, which a client
-//! looks at one after the other). Of the three allocations that it takes at its player's node one each is for the client
-//! that waits, the handler's future, and the queue of what waits for the keepers.
+//! What would move the bound next, each by some hundredths: the gate of a player in its place as well, which saves four
+//! counts of holders and a line; the port of a waiting client in the item itself instead of a list with a lock; and a mark
+//! in the slot instead of a set of the keys that wait for a peer. mimalloc gives blocks whose size is no power of two from
+//! the next larger class, by a slower path, since Rust asks for an alignment; with `mi_malloc` instead nothing was faster.
 //!
 //! One at a time, waking threads bounds it. The reader of an answer drives the part, and the client is the player: two
 //! tasks are left of the five of an actor each, reader, part, client, player, part, of which tokio hands over at most three
