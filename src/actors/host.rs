@@ -224,6 +224,7 @@ impl<G: GenServer> HostActor<G> {
                 }
             }
             drop(rest);
+            // What players did that their part had given them was not told yet.
             self.part.inbox.wake();
             // Not each player needs that room for itself.
             if !self.host.is_own {

@@ -41,6 +41,7 @@ pub(crate) struct Part {
     pub(crate) inbox: Inbox,
     pub(crate) load: Load,
     calls: Mutex<Calls>,
+    /// Every client reads it: on several cores they do not pass one line of memory around.
     residents: ShardedLock<Residents>,
     /// What players are to handle.
     given: Mutex<VecDeque<(Arc<dyn Address>, Request)>>,

@@ -23,7 +23,9 @@ pub(super) struct Spare<T>(Vec<VecDeque<T>>);
 impl<T> Queue<T> {
     pub(super) fn push_back(&mut self, item: T, spare: &mut Spare<T>) {
         if self.0.capacity() == 0 {
-            self.0 = spare.0.pop().unwrap_or_else(|| VecDeque::with_capacity(1));
+            // Mostly it stays alone, where the first growth of a `VecDeque` would make room for four.
+            let new = || VecDeque::with_capacity(1);
+            self.0 = spare.0.pop().unwrap_or_else(new);
         }
         self.0.push_back(item);
     }
