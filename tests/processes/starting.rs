@@ -94,6 +94,19 @@ fn bad_arguments_print_the_usage_and_exit_65() {
     }
 }
 
+/// As `start.sh --help | head -1` does.
+#[test]
+fn help_for_a_reader_that_has_gone_is_no_crash() {
+    let sandbox = Sandbox::calm();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = sandbox.command(PROGRAM);
+    let ended = command.arg("--help").stdout(writer).output();
+    let ended = ended.expect("it starts");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!((ended.status.code(), &*said), (Some(0), ""));
+}
+
 #[test]
 fn help_and_version_go_to_stdout_and_exit_0() {
     let sandbox = Sandbox::calm();

@@ -62,7 +62,8 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_ARGUMENTS);
         }
         Err(help) => {
-            print!("{help}");
+            // Whoever reads only its beginning, as `head` does, closes the pipe.
+            let _ = help.print();
             return ExitCode::SUCCESS;
         }
     };
