@@ -29,7 +29,7 @@ pub(crate) fn write(file: &str, charts: &[Chart<'_>]) -> Res<()> {
 }
 
 /// The room for the legend, right of the lines, as a share of theirs.
-const LEGEND: f64 = 0.35;
+const LEGEND: f64 = 0.5;
 
 /// The numbers at an axis: powers of ten, or all that there are if these would be none or one.
 fn ticks(low: f64, high: f64, all: impl Iterator<Item = f64>) -> Vec<f64> {
