@@ -29,7 +29,7 @@ use super::contain::discard;
 use super::driver::{self, ROUNDS_MAX};
 use super::inbox::{Inbox, Wake};
 use super::part::{Direct, Gate, Part};
-use super::player::{Address, Player, Run, Served};
+use super::player::{Address, Player, Run, Served, Work};
 
 /// How many requests that wait for one player are handled before others get their turn.
 const AT_ONCE_MAX: usize = 16;
@@ -125,7 +125,9 @@ impl<G: GenServer> Address for Seat<G> {
         let answer = direct.wait()?;
         let run = Run::Direct(direct);
         if runs_here {
-            self.handle(run);
+            if let Some(next) = self.admit(run) {
+                handle(next);
+            }
         } else {
             let host = Arc::clone(&self.host);
             host.inbox.push(Item::Run(self, run));
@@ -133,8 +135,9 @@ impl<G: GenServer> Address for Seat<G> {
         Ok(Some(Waiting::Later(answer)))
     }
 
-    fn give(self: Arc<Self>, request: Request) {
-        self.handle(Run::Given(request));
+    fn give(self: Arc<Self>, request: Request) -> Option<Work> {
+        let next = self.admit(Run::Given(request))?;
+        Some(Box::new(move || handle(next)))
     }
 
     fn stop(&self) {
@@ -275,6 +278,13 @@ fn work<G: GenServer>((seat, player, run): Next<G>) -> Option<Next<G>> {
     }
 }
 
+/// The same; what is next is left to the host.
+fn handle<G: GenServer>(next: Next<G>) {
+    if let Some(next) = work(next) {
+        hand_on(next);
+    }
+}
+
 /// A player at work on a request: boxed, so that it can move to a task when it has begun.
 fn serve<G: GenServer>(
     mut player: Player<G>,
@@ -353,13 +363,6 @@ impl<G: GenServer> Seat<G> {
         };
         drop(taken);
         Some((self, player, run))
-    }
-
-    /// A request arrives, and is handled now if the player is ready for it; what is next is left to the host.
-    fn handle(self: Arc<Self>, run: Run) {
-        if let Some(next) = self.admit(run).and_then(work) {
-            hand_on(next);
-        }
     }
 
     /// The next request, unless the player was ended meanwhile; then the request is dropped as well.

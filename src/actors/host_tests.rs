@@ -284,7 +284,7 @@ async fn a_panic_ends_one_player_and_no_other() {
         let heard = bench.hears_of(4).await;
         assert_eq!(heard, ["bad ended", "bad failed", "good 2", "good 5"]);
         // What comes late is for its successor: a client's request goes to the part, the part's own stays with the part.
-        bad.give(request(4));
+        assert!(bad.give(request(4)).is_none());
         let _late = bench.ask("bad", 7);
         assert_eq!(bench.hears().await, "bad was asked 7");
     }
@@ -328,6 +328,26 @@ async fn who_blocks_its_thread_holds_up_what_others_were_given_until_there_is_mo
     }
 }
 
+/// The part knows what came of a request by its place among those that it gave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_given_is_handled_in_that_order_whichever_task_comes_first() {
+    // No more of them each time than there is room for what they come to.
+    for shared in [WAYS; 20].concat() {
+        let bench = Bench::new(shared).await;
+        let player = bench.player("one");
+        let numbers = || (100..500).map(i64::from);
+        for number in numbers() {
+            let mut given = vec![(player.clone(), request(number))];
+            bench.part.give(&mut given);
+        }
+        let mut sum = 0;
+        for number in numbers() {
+            sum += number;
+            assert_eq!(bench.hears().await, format!("one gave {sum}"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn one_that_is_killed_while_it_waits_gives_its_requests_back() {
     for shared in WAYS {
@@ -356,7 +376,7 @@ async fn one_that_its_part_stops_says_nothing() {
         let _first = bench.ask("gone", 1);
         assert_eq!(bench.hears().await, "gone 1");
         address.stop();
-        address.give(request(2));
+        assert!(address.give(request(2)).is_none());
         let _answer = bench.ask("other", 1);
         assert_eq!(bench.hears().await, "other 1");
     }
@@ -375,7 +395,9 @@ async fn what_a_player_did_is_told_in_order_whoever_asked() {
             tokio::spawn(async move {
                 for n in 0..REQUESTS {
                     if (client + n) % 3 == 0 {
-                        address.clone().give(request(1));
+                        if let Some(work) = address.clone().give(request(1)) {
+                            work();
+                        }
                     } else {
                         // Only so many may wait for one player.
                         while bench.try_to_ask("one", 1).is_err() {

@@ -256,11 +256,17 @@ impl Part {
             // More of them than one round gives need not wait for each other.
             for _ in 0..PREFETCHED {
                 self.room().await;
-                let next = lock(&self.given).pop_front();
-                let Some((address, request)) = next else {
+                // Locked until the player has it: another such task must not give it a later one before.
+                let mut given = lock(&self.given);
+                let Some((address, request)) = given.pop_front() else {
+                    drop(given);
                     return self.drive_here();
                 };
-                address.give(request);
+                let work = address.give(request);
+                drop(given);
+                if let Some(work) = work {
+                    work();
+                }
             }
             self.drive_here();
             tokio::task::yield_now().await;

@@ -48,14 +48,18 @@ impl Run {
     }
 }
 
+/// A request that is to be handled, as far as it goes without waiting.
+pub(crate) type Work = Box<dyn FnOnce() + Send>;
+
 /// Where a player takes its requests, whatever its type is.
 pub(crate) trait Address: Send + Sync {
     /// Has the request of a client handled, by the task of the client if that is possible; what there is for it, none if
     /// nobody will answer.
     fn ask(self: Arc<Self>, direct: Direct) -> Result<Option<Waiting>, Refused>;
-    /// Has a request that its part gave it handled here, as far as it goes without waiting, after those before. The part
-    /// is to be woken afterwards. If it has just ended, its end is reported, and its successor gets the request.
-    fn give(self: Arc<Self>, request: Request);
+    /// Takes a request that its part gives it, after those before: the part knows the outcomes by their order. What is to be
+    /// done for it now, unless the player is at work; the part is to be woken afterwards. If it has just ended, its end is
+    /// reported, and its successor gets the request.
+    fn give(self: Arc<Self>, request: Request) -> Option<Work>;
     /// Ends it; nobody waits for it any more.
     fn stop(&self);
     /// Ends it as a crash would.

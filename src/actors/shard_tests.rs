@@ -11,7 +11,7 @@ use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeNa
 use super::*;
 use crate::actors::calls::{Refused, Waiting};
 use crate::actors::part::{Direct, Gate};
-use crate::actors::player::Address;
+use crate::actors::player::{Address, Work};
 use crate::net::until;
 
 /// A player that takes its part along.
@@ -22,7 +22,9 @@ impl Address for Bomb {
         Ok(None)
     }
 
-    fn give(self: Arc<Self>, _: Request) {}
+    fn give(self: Arc<Self>, _: Request) -> Option<Work> {
+        None
+    }
 
     fn stop(&self) {}
 
