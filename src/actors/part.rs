@@ -32,7 +32,7 @@ use super::driver::{Driver, Inbox, Item};
 use super::idle::Turn;
 use super::lease::Lease;
 use super::load::Load;
-use super::player::{Address, Run};
+use super::player::{Address, Run, Work};
 
 /// One part, as its clients and players see it.
 pub(crate) struct Part {
@@ -253,17 +253,12 @@ impl Part {
 
     async fn handle_given(&self) {
         loop {
-            // More of them than one round gives need not wait for each other.
+            // What so many came to is sent before the next ones are handled.
             for _ in 0..PREFETCHED {
                 self.room().await;
-                // Locked until the player has it: another such task must not give it a later one before.
-                let mut given = lock(&self.given);
-                let Some((address, request)) = given.pop_front() else {
-                    drop(given);
+                let Some(work) = self.next_given() else {
                     return self.drive_here();
                 };
-                let work = address.give(request);
-                drop(given);
                 if let Some(work) = work {
                     work();
                 }
@@ -271,6 +266,14 @@ impl Part {
             self.drive_here();
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Gives a player the next request: what is to be done for it now. None if there is no request.
+    fn next_given(&self) -> Option<Option<Work>> {
+        // Locked until the player has it: another such task must not give it a later one before.
+        let mut given = lock(&self.given);
+        let (address, request) = given.pop_front()?;
+        Some(address.give(request))
     }
 
     /// Waits for room for what a player is about to do.

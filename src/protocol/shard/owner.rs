@@ -353,9 +353,8 @@ impl Shard {
                         own.ver += 1;
                         own.data = data;
                     }
-                    let ver = own.ver;
                     let handled = Handled {
-                        ver,
+                        ver: own.ver,
                         pending,
                         reply,
                     };

@@ -50,25 +50,23 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn pop_back(&mut self) -> Option<T> {
-        let item = self.0.pop_back()?;
-        self.shrink();
-        Some(item)
+        self.pop(VecDeque::pop_back)
     }
 
     pub(super) fn remove(&mut self, at: usize) -> Option<T> {
-        let item = self.0.remove(at)?;
-        self.shrink();
-        Some(item)
+        self.pop(|items| items.remove(at))
     }
 
     pub(super) fn iter_mut(&mut self) -> vec_deque::IterMut<'_, T> {
         self.0.iter_mut()
     }
 
-    fn shrink(&mut self) {
+    fn pop(&mut self, pop: impl FnOnce(&mut VecDeque<T>) -> Option<T>) -> Option<T> {
+        let item = pop(&mut self.0)?;
         if self.0.is_empty() {
             self.0 = VecDeque::new();
         }
+        Some(item)
     }
 }
 
