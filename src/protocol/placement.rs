@@ -2,8 +2,13 @@
 //! members (Thaler and Ravishankar, 1998). A join or a loss moves only the keys whose ranks it touches,
 //! about 1/n of them.
 
+use smallvec::SmallVec;
+
 use super::types::{Key, NodeId, NodeName};
 use super::view::View;
+
+/// As many of a ranking are found without an allocation.
+const FIRST_INLINE: usize = 4;
 
 /// The ranks of all keys under one view.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -40,19 +45,42 @@ impl Placement {
     }
 
     /// The active members from the best rank for `key` to the worst. Found one after the other, without an allocation:
-    /// mostly the first few are wanted, and of every key when the view changes.
+    /// mostly the first one is wanted.
     pub fn ranked(&self, key: &Key) -> impl Iterator<Item = &NodeId> {
         let hash = key.hash();
         let mut last = None;
         std::iter::from_fn(move || {
-            let seeds = self.active.iter().map(|(seed, _)| mix(seed ^ hash));
-            // The view is sorted: of equal scores the greater name is first, and no names are compared.
-            let scored = seeds.enumerate().map(|(at, score)| (score, at));
-            let rest = scored.filter(|scored| last.is_none_or(|last| *scored < last));
+            let rest = self
+                .scored(hash)
+                .filter(|scored| last.is_none_or(|last| *scored < last));
             let next = rest.max()?;
             last = Some(next);
             Some(&self.active[next.1].1)
         })
+    }
+
+    /// The first `count` of those for the key with that hash, found in one go: when the view changes they are wanted of every
+    /// key.
+    pub fn first(&self, hash: u64, count: usize) -> SmallVec<[&NodeId; FIRST_INLINE]> {
+        let mut first = SmallVec::<[_; FIRST_INLINE]>::new();
+        for mut scored in self.scored(hash) {
+            for better in &mut first {
+                if scored > *better {
+                    std::mem::swap(better, &mut scored);
+                }
+            }
+            if first.len() < count {
+                first.push(scored);
+            }
+        }
+        first.iter().map(|(_, at)| &self.active[*at].1).collect()
+    }
+
+    /// The score of every member, and where it is. The view is sorted: of equal scores the greater name is first, and no
+    /// names are compared.
+    fn scored(&self, hash: u64) -> impl Iterator<Item = (u64, usize)> {
+        let seeds = self.active.iter().map(move |(seed, _)| mix(seed ^ hash));
+        seeds.enumerate().map(|(at, score)| (score, at))
     }
 
     /// The member of rank 0: the directory entry of `key`.
@@ -162,6 +190,7 @@ mod tests {
             let top: Vec<_> = placement.top(&key, backups).collect();
             prop_assert_eq!(top.len(), (backups + 1).min(nodes));
             prop_assert_eq!(top.first().copied(), placement.home(&key));
+            prop_assert_eq!(placement.first(key.hash(), backups + 1).to_vec(), top.clone());
             for owner in placement.ranked(&key) {
                 prop_assert!(placement.keepers(&key, owner, backups).all(|id| top.contains(&id)));
             }

@@ -4,7 +4,7 @@
 //! the barrier waits until all have been.
 
 use super::super::defect::Defect;
-use super::super::types::{Key, KeyRef};
+use super::super::types::{Key, KeyRef, NodeId};
 use super::prefetch::prefetch;
 use super::{Effect, PREFETCHED, Rec, Shard, Slot};
 
@@ -110,10 +110,10 @@ impl Shard {
                 // Some have moved meanwhile.
                 self.sweep.next = 0;
             }
-            if let Some((key, slot)) = slots.at_mut(self.sweep.next)
+            if let Some((hash, key, slot)) = slots.at_mut(self.sweep.next)
                 && slot.stamp() != self.sweep.stamp
             {
-                let fit = self.look_at(key, slot);
+                let fit = self.look_at(hash, key, slot);
                 rest.extend(fit.map(|fit| (key.clone(), fit)));
             }
             self.sweep.next += 1;
@@ -138,10 +138,11 @@ impl Shard {
         }
         let mut slots = std::mem::take(&mut self.slots);
         let mut rest = None;
+        let hash = key.hash();
         if let Some((key, slot)) = slots.find_mut(key)
             && slot.stamp() != self.sweep.stamp
         {
-            let fit = self.look_at(key, slot);
+            let fit = self.look_at(hash, key, slot);
             rest = fit.map(|fit| (key.clone(), fit));
         }
         self.slots = slots;
@@ -150,13 +151,14 @@ impl Shard {
         }
     }
 
-    /// Looks at a slot; what is to be done beside, if anything is.
-    fn look_at(&mut self, key: &Key, slot: &mut Slot) -> Option<Fit> {
-        let fit = self.adapt(key, slot);
+    /// Looks at the slot of a key with that hash; what is to be done beside, if anything is.
+    fn look_at(&mut self, hash: u64, key: &Key, slot: &mut Slot) -> Option<Fit> {
+        let first = self.placement.first(hash, self.backups + 1);
+        let fit = self.adapt(&first, key, slot);
         slot.set_stamp(self.sweep.stamp);
         self.sweep.stale -= 1;
         self.healing.unsettled += usize::from(slot.is_unsettled());
-        if matches!(slot, Slot::Rec(_)) && !self.placement.is_top(key, self.backups, &self.me) {
+        if matches!(slot, Slot::Rec(_)) && !first.contains(&&self.me) {
             self.sweep.surplus.push(key.clone());
         }
         match fit {
@@ -169,15 +171,16 @@ impl Shard {
         }
     }
 
-    /// Makes what this node has of a key what it is under the view just installed.
-    fn adapt(&self, key: &Key, slot: &mut Slot) -> Fit {
+    /// Makes what this node has of a key what it is under the view just installed; `first`: where it belongs.
+    fn adapt(&self, first: &[&NodeId], key: &Key, slot: &mut Slot) -> Fit {
         match slot {
             Slot::Own(own) if !self.placement.is_active(&self.me) => {
                 own.unsettled = false;
                 Fit::Urgent
             }
             Slot::Own(own) => {
-                let keepers = || self.placement.keepers(key, &self.me, self.backups);
+                let others = || first.iter().copied().filter(|id| **id != self.me);
+                let keepers = || others().take(self.backups);
                 let same = keepers().eq(own.keepers.iter().map(|(id, _)| id));
                 if self.planted.has(Defect::PushByDiff) {
                     let unseen = same.then_some(own.ver);
@@ -210,9 +213,7 @@ impl Shard {
                 if !live || !(rec.confirmed || only_dead || self.was_home_throughout(key)) {
                     rec.owner = None;
                 }
-                if self.planted.has(Defect::DropAtInstall)
-                    && !self.placement.is_top(key, self.backups, &self.me)
-                {
+                if self.planted.has(Defect::DropAtInstall) && !first.contains(&&self.me) {
                     return Fit::Surplus;
                 }
                 rec.acks = (!self.is_settled(rec)).then_some(0);

@@ -97,10 +97,11 @@ impl Table {
         self.entries.get_bucket(place).map(|entry| &entry.content.1)
     }
 
-    /// The same, with its key. Only when the table grows, or is cleaned up, does it move.
-    pub(super) fn at_mut(&mut self, place: usize) -> Option<(&Key, &mut Slot)> {
-        let (key, slot) = &mut *self.entries.get_bucket_mut(place)?.content;
-        Some((key, slot))
+    /// The same, with its key and the hash of that. Only when the table grows, or is cleaned up, does it move.
+    pub(super) fn at_mut(&mut self, place: usize) -> Option<(u64, &Key, &mut Slot)> {
+        let Entry { hash, content } = self.entries.get_bucket_mut(place)?;
+        let (key, slot) = &mut **content;
+        Some((*hash, key, slot))
     }
 
     pub(super) fn is_empty(&self) -> bool {
