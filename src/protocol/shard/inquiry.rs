@@ -146,6 +146,9 @@ impl Shard {
 
     /// Whether every member has reported what it has of `key`, or had in this epoch, and a grant came of it.
     pub(super) fn has_inquired(&self, key: &Key) -> bool {
+        if self.placement.home(key) != Some(&self.me) {
+            return false;
+        }
         let granted = match self.slots.get(key) {
             Some(Slot::Rec(rec)) => rec.gen_ == self.view.epoch,
             Some(Slot::Own(_)) | None => false,
@@ -155,7 +158,6 @@ impl Shard {
             self.view.ids().all(reported)
                 || self.planted.has(Defect::PartialInquiry) && !inquiry.heard.is_empty()
         };
-        self.placement.home(key) == Some(&self.me)
-            && (granted || self.inquiries.get(key).is_some_and(heard))
+        granted || self.inquiries.get(key).is_some_and(heard)
     }
 }

@@ -188,11 +188,11 @@ impl Shard {
             }
         };
         let is_first = !self.wanted.contains_key(&key);
-        if let Some(owner) = hint
-            && (is_first && !parked && owner != self.me)
-            && (self.can_serve(&self.me) && self.can_serve(&owner))
-        {
-            return self.forward_one(&key, &owner, pending, out);
+        if is_first && !parked && self.can_serve(&self.me) {
+            let hint = hint.filter(|owner| *owner != self.me && self.can_serve(owner));
+            if let Some(owner) = hint.or_else(|| self.other_owner(&key)) {
+                return self.forward_one(&key, &owner, pending, out);
+            }
         }
         let rests = self.rests;
         let wanted = self.wanted.entry(key.clone()).or_insert_with(|| Wanted {
