@@ -32,9 +32,20 @@ pub(crate) enum Waiting {
     Later(oneshot::Receiver<Answer>),
 }
 
-/// Those who wait. Dropping their ports tells them that the outcome is unknown.
+/// Who waits for the answer to a request.
+pub(crate) enum Caller {
+    /// One that waits for a player: its name in the part's [`Calls`].
+    Named(u64),
+    /// One that nobody has named.
+    New(oneshot::Sender<Answer>),
+}
+
+/// In the serial numbers of the driver's calls, and of no others.
+const DRIVERS: u32 = 1 << 31;
+
+/// Those who wait. Dropping their ports tells them that the outcome is unknown. How many there may be is the matter of
+/// [`Load`](super::load::Load).
 pub(crate) struct Calls {
-    max: usize,
     calls: Slab<Call>,
     /// How many there were; a token is used once.
     serial: u32,
@@ -52,32 +63,28 @@ struct Call {
 }
 
 impl Calls {
-    pub(crate) fn new(max: usize) -> Self {
+    /// Those that wait for a player, or for the part's driver: no call of the ones has the name of one of the others.
+    pub(crate) fn new(of_driver: bool) -> Self {
         Self {
-            max,
             calls: Slab::new(),
-            serial: 0,
+            serial: if of_driver { DRIVERS } else { 0 },
             tick: 0,
             closed: false,
         }
     }
 
-    /// Adds one that waits, and gives it its name.
-    pub(crate) fn add(&mut self, key: Option<Key>, port: Port) -> Result<u64, Refused> {
-        if self.calls.len() >= self.max {
-            return Err(Refused::Full);
-        }
-        self.add_begun(key, port).ok_or(Refused::Closed)
+    /// Whether the driver's have the call of that name.
+    pub(crate) fn is_of_driver(token: u64) -> bool {
+        token >> 32 & u64::from(DRIVERS) != 0
     }
 
-    /// The same for one whose request is being handled already, so that it must not be refused: whoever handles it has seen
-    /// that there was room, so that there are never more beyond the limit than there are threads. None if the part has
-    /// ended.
-    pub(crate) fn add_begun(&mut self, key: Option<Key>, port: Port) -> Option<u64> {
+    /// Adds one that waits, and gives it its name; none if the part has ended.
+    pub(crate) fn add(&mut self, key: Option<Key>, port: Port) -> Option<u64> {
         if self.closed {
             return None;
         }
-        self.serial = self.serial.wrapping_add(1);
+        let count = self.serial.wrapping_add(1) & !DRIVERS;
+        self.serial = self.serial & DRIVERS | count;
         let (serial, since) = (self.serial, self.tick);
         let place = self.calls.insert(Call {
             serial,
@@ -177,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_answer_goes_to_who_asked_and_to_nobody_who_came_after() {
-        let mut calls = Calls::new(2);
+        let mut calls = Calls::new(false);
         let answer = |calls: &mut Calls, token, answer| {
             let port = calls.take(token);
             port.map(|port| port.answer(answer)).is_some()
@@ -195,19 +202,32 @@ mod tests {
     }
 
     #[test]
-    fn no_more_wait_than_may() {
-        let mut calls = Calls::new(1);
-        assert!(calls.add(None, port().0).is_ok());
-        assert_eq!(calls.add(None, port().0), Err(Refused::Full));
-        assert!(calls.add_begun(None, port().0).is_some());
+    fn nobody_waits_where_the_part_has_ended() {
+        let mut calls = Calls::new(false);
+        let (port_of_part, mut answer) = port();
+        assert!(calls.add(None, port_of_part).is_some());
         calls.close();
-        assert_eq!(calls.add(None, port().0), Err(Refused::Closed));
-        assert!(calls.add_begun(None, port().0).is_none());
+        assert!(calls.add(None, port().0).is_none());
+        assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+
+    #[test]
+    fn no_call_of_the_driver_has_the_name_of_another() {
+        for of_driver in [false, true] {
+            let mut calls = Calls::new(of_driver);
+            // Also when all numbers were used.
+            for serial in [calls.serial, calls.serial | !DRIVERS] {
+                calls.serial = serial;
+                let token = calls.add(None, port().0).expect("it is open");
+                assert_eq!(Calls::is_of_driver(token), of_driver);
+                assert!(calls.take(token).is_some());
+            }
+        }
     }
 
     #[test]
     fn who_has_waited_too_long_is_let_go_with_what_it_asked_for() {
-        let mut calls = Calls::new(9);
+        let mut calls = Calls::new(true);
         let key = Key::new(Kind(1), "a");
         let (port_of_part, mut late) = port();
         let token = calls.add(Some(key.clone()), port_of_part).expect("room");

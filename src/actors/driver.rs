@@ -22,20 +22,21 @@ use tracing::{debug, error, info};
 use crate::net::{Arrival, Ties};
 use crate::protocol::blob::Blob;
 use crate::protocol::shard::{
-    Answer, Effect, Input, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran, Request, Shard,
+    Answer, Effect, Input, Located, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran, Request, Shard,
 };
 use crate::protocol::types::{Epoch, Key, KeyRef, Kind, NodeId, NodeName};
 use crate::protocol::view::View;
 use crate::supervisor::{History, Verdict};
-use crate::wire::{self, CallFailure, Copies, Frame, Header, Messages, Read, Taken};
+use crate::wire::{self, Copies, Frame, Header, Messages, Read, Taken};
 
-use super::calls::Port;
+use super::calls::{Caller, Calls, Port};
 use super::hints::Hints;
 use super::idle::Idle;
 use super::listing::{Listing, Local};
 use super::outbox::Outbox;
-use super::part::{Gate, Part, Resident};
-use super::player::{Address, Start, failed};
+use super::part::{Given, Part};
+use super::player::Start;
+use super::resident::{Gate, Resident, Stranger};
 use super::shared::Shared;
 
 /// The inbox of a part.
@@ -74,23 +75,26 @@ const HISTORIES_MAX: usize = 4_096;
 pub(crate) enum Item {
     /// A client asks.
     Request {
-        token: u64,
+        caller: Caller,
         key: Key,
         request: Request,
     },
     /// A client asks where an actor is.
-    Locate { token: u64, key: Key },
+    Locate {
+        port: oneshot::Sender<Result<Option<Located>, Answer>>,
+        key: Key,
+    },
     /// A player handled a request that this part gave it.
-    Ran { gate: Arc<Gate>, ran: Ran },
+    Ran { seat: Arc<dyn Resident>, ran: Ran },
     /// A player handled a request that it had from a client.
     Served {
-        gate: Arc<Gate>,
-        token: u64,
+        seat: Arc<dyn Resident>,
+        caller: Caller,
         request: Request,
         ran: Ran,
     },
     /// A player that shares its actor crashed, or was killed.
-    Ended { gate: Arc<Gate> },
+    Ended { seat: Arc<dyn Resident> },
     /// A backoff is over.
     Restart { key: Key, gen_: Epoch },
     /// A frame of a peer.
@@ -130,7 +134,7 @@ impl Item {
     fn key(&self) -> Option<KeyRef<'_>> {
         match self {
             Self::Request { key, .. } => Some(key.borrowed()),
-            Self::Ran { gate, .. } | Self::Served { gate, .. } => Some(gate.key.borrowed()),
+            Self::Ran { seat, .. } | Self::Served { seat, .. } => Some(seat.gate().key.borrowed()),
             _ => None,
         }
     }
@@ -147,10 +151,12 @@ pub(crate) struct Driver {
     items: Vec<Item>,
     /// Whether this node may answer, as of the beginning of the round.
     leased: bool,
-    /// What clients of this node get at the end of the round.
+    /// The clients of this node that wait for an answer, but for those that wait for a player.
+    calls: Calls,
+    /// What they get at the end of the round.
     answers: Vec<(u64, Answer)>,
     /// What players are to handle after it.
-    given: Vec<(Arc<dyn Address>, Request)>,
+    given: Vec<Given>,
     /// How many bytes of requests were handled in the round.
     taken: usize,
     /// How many bytes of outcomes were.
@@ -160,9 +166,9 @@ pub(crate) struct Driver {
     hints: Hints,
     /// How many frames were sent that the peer is to say of that it took them in.
     frames: u64,
-    idle: Idle<Arc<Gate>>,
+    idle: Idle<Arc<dyn Resident>>,
     /// Whose actor it is, for the reports of its end.
-    actors: HashMap<ActorId, Arc<Gate>>,
+    actors: HashMap<ActorId, Arc<dyn Resident>>,
     histories: HashMap<Key, History>,
     quiet: Option<oneshot::Sender<()>>,
     /// A list of the actors that live here is in the making.
@@ -192,6 +198,7 @@ impl Driver {
             effects: Vec::new(),
             items: Vec::new(),
             leased: false,
+            calls: Calls::new(true),
             answers: Vec::new(),
             given: Vec::new(),
             taken: 0,
@@ -241,10 +248,10 @@ impl Driver {
 
     /// The actor of a player has ended; false if it was none.
     pub(super) fn actor_ended(&mut self, id: ActorId, abnormal: bool) -> bool {
-        let Some(gate) = self.actors.remove(&id) else {
+        let Some(seat) = self.actors.remove(&id) else {
             return false;
         };
-        self.ended(&gate, abnormal);
+        self.ended(&seat, abnormal);
         self.flush();
         true
     }
@@ -287,17 +294,20 @@ impl Driver {
     fn item(&mut self, item: Item) {
         match item {
             Item::Request {
-                token,
+                caller,
                 key,
                 request,
             } => {
                 let bytes = request.weight();
+                let token = match caller {
+                    Caller::Named(token) => token,
+                    Caller::New(port) => self.name(Some(&key), Port::Call(port)),
+                };
                 // The home itself knows better.
-                let hint = self
-                    .hints
-                    .of(&key)
-                    .filter(|_| !self.machine.speaks_for(&key));
-                let hint = hint.cloned();
+                let hint = match self.machine.speaks_for(&key) {
+                    true => None,
+                    false => self.hints.of(&key).cloned(),
+                };
                 self.step(Input::Request {
                     token,
                     key,
@@ -306,11 +316,13 @@ impl Driver {
                 });
                 self.taken += bytes;
             }
-            Item::Locate { token, key } => {
+            Item::Locate { port, key } => {
+                let token = self.name(Some(&key), Port::Locate(port));
                 self.step(Input::Locate { token, key });
                 self.taken += REQUEST_BYTES;
             }
-            Item::Ran { gate, ran } => {
+            Item::Ran { seat, ran } => {
+                let gate = seat.gate();
                 self.outcomes += ran.weight();
                 if gate.is_open() {
                     let (key, gen_) = (gate.key.clone(), gate.gen_);
@@ -318,16 +330,24 @@ impl Driver {
                 }
             }
             Item::Served {
-                gate,
-                token,
+                seat,
+                caller,
                 request,
                 ran,
             } => {
+                let gate = seat.gate();
                 let (bytes, key) = (request.weight(), gate.key.clone());
                 self.outcomes += ran.weight();
                 if !gate.is_open() {
                     // What it did is gone with it.
-                    if self.part.calls(|calls| calls.adopt(token, &key)) {
+                    let token = match caller {
+                        Caller::Named(token) => {
+                            let waits = self.part.calls(|calls| calls.adopt(token, &key));
+                            waits.then_some(token)
+                        }
+                        Caller::New(port) => Some(self.name(Some(&key), Port::Call(port))),
+                    };
+                    if let Some(token) = token {
                         let input = Input::Request {
                             token,
                             key,
@@ -338,6 +358,10 @@ impl Driver {
                     }
                 } else {
                     let is_read = matches!(ran, Ran::Done { data: None, .. });
+                    let token = match caller {
+                        Caller::Named(token) => token,
+                        Caller::New(port) => self.name(None, Port::Call(port)),
+                    };
                     let input = Input::Served {
                         token,
                         key,
@@ -353,7 +377,7 @@ impl Driver {
                 }
                 self.taken += bytes;
             }
-            Item::Ended { gate } => self.ended(&gate, true),
+            Item::Ended { seat } => self.ended(&seat, true),
             Item::Restart { key, gen_ } => self.step(Input::Restart { key, gen_ }),
             Item::Frame { from, bytes } => self.frame(&from, &bytes),
             // It goes at the end of the round.
@@ -387,7 +411,9 @@ impl Driver {
                 let patience = self.shared.config.call_timeout.as_millis();
                 let patience = patience.div_ceil(TICK.as_millis());
                 let patience = u64::try_from(patience).unwrap_or(u64::MAX);
-                for (token, key) in self.part.calls(|calls| calls.tick(patience)) {
+                let mut late = self.part.calls(|calls| calls.tick(patience));
+                late.extend(self.calls(|calls| calls.tick(patience)));
+                for (token, key) in late {
                     self.step(Input::Cancel { key, token });
                 }
                 if self.histories.len() > HISTORIES_MAX {
@@ -412,8 +438,7 @@ impl Driver {
                 self.listing = Some(Listing::begin(&self.machine, kind, port));
             }
             Item::Kill { key, port } => {
-                let address = self.part.resident(&key).and_then(|it| it.address);
-                let is_here = address.map(Address::kill).is_some();
+                let is_here = self.part.resident(&key).map(Resident::kill).is_some();
                 let _ = port.send(is_here);
             }
             Item::Dissolve { me, view } => {
@@ -438,6 +463,43 @@ impl Driver {
         }
     }
 
+    /// Names a client that waits; `key`: what to give up with it.
+    fn name(&mut self, key: Option<&Key>, port: Port) -> u64 {
+        let token = self.calls.add(key.cloned(), port);
+        token.expect("nobody closes the calls of a driver")
+    }
+
+    /// Uses the clients that the machine has the requests of.
+    fn calls<R>(&mut self, usage: impl FnOnce(&mut Calls) -> R) -> R {
+        self.part.count(&mut self.calls, usage)
+    }
+
+    /// Answers those that still wait.
+    fn answer_all(&mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        let mut rest = answers.drain(..);
+        while !rest.as_slice().is_empty() {
+            let (part, some) = (&self.part, rest.by_ref().take(PREFETCHED));
+            let ports: SmallVec<[_; PREFETCHED]> = part.count(&mut self.calls, |calls| {
+                let ports = some.filter_map(|(token, answer)| {
+                    let port = if Calls::is_of_driver(token) {
+                        calls.take(token)
+                    } else {
+                        part.calls(|calls| calls.take(token))
+                    };
+                    Some((port?, answer))
+                });
+                ports.collect()
+            });
+            ports.iter().for_each(|(port, _)| port.prefetch());
+            for (port, answer) in ports {
+                port.answer(answer);
+            }
+        }
+        drop(rest);
+        self.answers = answers;
+    }
+
     /// One step of the machine, with everything that it wants done.
     fn step(&mut self, input: Input) {
         self.machine.handle(self.leased, input, &mut self.effects);
@@ -446,8 +508,10 @@ impl Driver {
 
     /// Does what the machine wants done.
     fn carry_out(&mut self) {
+        if self.effects.is_empty() {
+            return;
+        }
         let mut effects = std::mem::take(&mut self.effects);
-        let mut undeliverable = Vec::new();
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send { to, msg } => {
@@ -464,21 +528,18 @@ impl Driver {
                 }
                 Effect::Start { key, gen_, data } => self.start(key, gen_, data),
                 Effect::Run { key, gen_, request } => {
-                    match self.resident(&key, gen_).and_then(|it| it.address) {
-                        Some(address) => self.given.push((address, request)),
-                        None => undeliverable.push((key, gen_)),
-                    }
+                    let seat = self.resident(&key, gen_);
+                    let seat = seat.expect("a part gives requests only to players that it has");
+                    self.given.push((seat, request));
                 }
                 Effect::Stop { key, gen_ } => {
-                    if let Some(Resident { gate, .. }) = self.resident(&key, gen_)
-                        && let Some(address) = self.part.move_out(&gate)
-                    {
-                        address.stop();
+                    if let Some(seat) = self.resident(&key, gen_) {
+                        self.stop(&seat);
                     }
                 }
                 Effect::Answer { token, answer } => self.answers.push((token, answer)),
                 Effect::Found { token, found } => {
-                    let port = self.part.calls(|calls| calls.take(token));
+                    let port = self.calls(|calls| calls.take(token));
                     if let Some(Port::Locate(port)) = port {
                         let _ = port.send(Ok(found));
                     }
@@ -509,47 +570,56 @@ impl Driver {
             }
         }
         self.effects = effects;
-        for (key, gen_) in undeliverable {
-            let name = self.shared.name.to_string();
-            let ran = failed(&CallFailure::NoSuchType(name));
-            self.step(Input::Ran { key, gen_, ran });
-        }
     }
 
     fn start(&mut self, key: Key, gen_: Epoch, data: Blob) {
-        let gate = Arc::new(Gate::new(key.clone(), gen_, Arc::clone(&self.part)));
-        let start = Start {
-            gate: Arc::clone(&gate),
-            data,
-            ver: self.machine.owned_state(&key).map_or(0, |(_, ver, _)| ver),
-            node: self.shared.name.clone(),
-        };
-        let server = self.shared.types.get(&key.kind()).cloned();
-        let address = server.map(|server| server.start(start, self.supervisor.clone()));
-        if let Some(actor) = address.as_ref().and_then(|address| address.actor()) {
-            self.actors.insert(actor, Arc::clone(&gate));
-        }
         if let Some(before) = self.part.resident(&key) {
-            self.part.move_out(&before.gate);
+            self.stop(&before);
         }
+        let node = self.shared.name.clone();
+        let ver = self.machine.owned_state(&key).map_or(0, |(_, ver, _)| ver);
+        let server = self.shared.types.get(&key.kind()).cloned();
+        let gate = Gate::new(key, gen_, Arc::clone(&self.part));
         gate.set_used();
-        self.idle.watch(Arc::clone(&gate), self.idle.now());
-        self.part.settle_in(gate, address);
+        let seat = match server {
+            Some(server) => {
+                let start = Start {
+                    gate,
+                    data,
+                    ver,
+                    node,
+                };
+                server.start(start, self.supervisor.clone())
+            }
+            None => Arc::new(Stranger::new(gate, node)),
+        };
+        if let Some(actor) = seat.actor() {
+            self.actors.insert(actor, Arc::clone(&seat));
+        }
+        self.idle.watch(Arc::clone(&seat), self.idle.now());
+        self.part.settle_in(seat);
+    }
+
+    /// Ends a player that lives here.
+    fn stop(&self, seat: &Arc<dyn Resident>) {
+        self.part.move_out(seat);
+        seat.stop();
     }
 
     /// The player of that generation, if it lives here.
-    fn resident(&self, key: &Key, gen_: Epoch) -> Option<Resident> {
+    fn resident(&self, key: &Key, gen_: Epoch) -> Option<Arc<dyn Resident>> {
         let resident = self.part.resident(key);
-        resident.filter(|resident| resident.gate.gen_ == gen_)
+        resident.filter(|seat| seat.gate().gen_ == gen_)
     }
 
     /// A player crashed, or was killed: its supervisor decides when it starts again.
-    fn ended(&mut self, gate: &Arc<Gate>, abnormal: bool) {
+    fn ended(&mut self, seat: &Arc<dyn Resident>, abnormal: bool) {
+        let gate = seat.gate();
         if !gate.is_open() {
             // It was ended by this part, or has ended already.
             return;
         }
-        self.part.move_out(gate);
+        self.part.move_out(seat);
         let (key, gen_) = (gate.key.clone(), gate.gen_);
         let verdict = self.verdict(&key, abnormal);
         info!(node = %self.shared.name, key = key.name(), "player.exit {verdict:?}");
@@ -577,17 +647,18 @@ impl Driver {
     fn rest(&mut self) {
         let due = self.idle.turn(Instant::now());
         self.part.turn.store(self.idle.now(), Ordering::Relaxed);
-        for gate in due {
+        for seat in due {
+            let gate = seat.gate();
             let key = gate.key.clone();
             let gen_ = match self.part.resident(&key) {
-                Some(current) if !Arc::ptr_eq(&current.gate, &gate) => continue,
+                Some(current) if !Arc::ptr_eq(&current, &seat) => continue,
                 Some(_) if !self.idle.is_over(gate.used()) => {
                     let used = gate.used();
-                    self.idle.watch(gate, used);
+                    self.idle.watch(seat, used);
                     continue;
                 }
                 Some(_) if gate.is_busy() => {
-                    self.idle.retry(gate);
+                    self.idle.retry(seat);
                     continue;
                 }
                 Some(_) => Some(gate.gen_),
@@ -601,7 +672,7 @@ impl Driver {
             });
             if self.machine.owns(&key).is_some() {
                 // It has something to do, or its part has.
-                self.idle.retry(gate);
+                self.idle.retry(seat);
             }
         }
     }
@@ -679,8 +750,18 @@ impl Driver {
             if near.is_empty() {
                 return Some(but);
             }
-            let readable = near.iter().filter_map(|read| read.as_ref().ok());
-            self.machine.prefetch(readable.filter_map(Read::key));
+            let readable = || near.iter().filter_map(|read| read.as_ref().ok());
+            self.machine.prefetch(readable().filter_map(Read::key));
+            self.machine
+                .prefetch_forwarded(readable().filter_map(|read| match read {
+                    Read::Other(Msg::Reply { token, .. }) => Some(*token),
+                    Read::Other(_) | Read::Copy(..) => None,
+                }));
+            self.part
+                .prefetch(near.iter().filter_map(|read| match read {
+                    Ok(Read::Other(Msg::Forward { key, .. })) => Some(key.borrowed()),
+                    Ok(_) | Err(_) => None,
+                }));
             for read in near.drain(..) {
                 let msg = match read {
                     Ok(Read::Copy(key, copied)) if same_epoch => {
@@ -688,9 +769,7 @@ impl Driver {
                             but.push(place);
                         }
                         place += 1;
-                        if !self.effects.is_empty() {
-                            self.carry_out();
-                        }
+                        self.carry_out();
                         continue;
                     }
                     Ok(read) => read.into_msg(),
@@ -719,7 +798,7 @@ impl Driver {
         let load = &self.part.load;
         load.set_held(self.machine.held_bytes());
         load.outcomes_taken(std::mem::take(&mut self.outcomes));
-        self.part.answer_all(&mut self.answers);
+        self.answer_all();
         let Self {
             machine,
             outboxes,

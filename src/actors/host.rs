@@ -13,23 +13,26 @@
 //! what is left to an actor the players that share it.
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::gen_server::GenServer;
 use crate::net::lock;
-use crate::protocol::shard::Request;
+use crate::protocol::shard::{Answer, Ran, Request};
 
-use super::calls::{Refused, Waiting};
+use super::calls::{Caller, Port, Refused, Waiting};
 use super::contain::discard;
 use super::driver::{self, ROUNDS_MAX};
 use super::inbox::{Inbox, Wake};
-use super::part::{Direct, Gate, Part};
-use super::player::{Address, Player, Run, Served, Work};
+use super::part::Part;
+use super::player::{Player, Served};
+use super::resident::{Gate, Handling, Resident, Work};
 
 /// How many requests that wait for one player are handled before others get their turn.
 const AT_ONCE_MAX: usize = 16;
@@ -43,7 +46,7 @@ pub(super) struct Host<G: GenServer> {
 
 /// What reaches the actor.
 enum Item<G: GenServer> {
-    Run(Arc<Seat<G>>, Run),
+    Run(Job<G>),
     /// A player that has handled a request has the next one.
     Next(Next<G>),
     Kill(Arc<Seat<G>>),
@@ -51,11 +54,12 @@ enum Item<G: GenServer> {
     Failed,
 }
 
-/// The place of one player.
+/// The place of one player. What is read of it first is at its beginning, and what is read last at its end.
+#[repr(C)]
 struct Seat<G: GenServer> {
-    host: Arc<Host<G>>,
-    gate: Arc<Gate>,
+    gate: Gate,
     taken: Mutex<Taken<G>>,
+    host: Arc<Host<G>>,
 }
 
 enum Taken<G: GenServer> {
@@ -66,10 +70,31 @@ enum Taken<G: GenServer> {
         /// Its task; none while whoever gave it the request runs it.
         task: Option<AbortHandle>,
         /// What it was asked meanwhile.
-        queue: VecDeque<Run>,
+        queue: VecDeque<Ask>,
     },
     /// It has ended.
     Gone,
+}
+
+/// A request for a player.
+struct Ask {
+    request: Request,
+    asker: Asker,
+}
+
+/// Who wants its outcome.
+enum Asker {
+    /// The part, which knows it by its place among those that it gave.
+    Part,
+    /// A client of this node, past the part: the name of its call, none while it does not wait for the player.
+    Client(Option<u64>),
+}
+
+/// A request on its way to its player, or in the hands of that. Not handled, it goes to the part if a client waits.
+struct Job<G: GenServer> {
+    seat: Arc<Seat<G>>,
+    /// None when its outcome has been told.
+    ask: Option<Ask>,
 }
 
 impl<G: GenServer> Taken<G> {
@@ -107,37 +132,67 @@ impl<G: GenServer> Host<G> {
     }
 
     /// Takes a player in.
-    pub(super) fn seat(self: Arc<Self>, player: Player<G>) -> Arc<dyn Address> {
+    pub(super) fn seat(self: Arc<Self>, gate: Gate, player: Player<G>) -> Arc<dyn Resident> {
         Arc::new(Seat {
-            host: self,
-            gate: Arc::clone(player.gate()),
+            gate,
             taken: Mutex::new(Taken::Here(player)),
+            host: self,
         })
     }
 }
 
-impl<G: GenServer> Address for Seat<G> {
-    fn ask(self: Arc<Self>, mut direct: Direct) -> Result<Option<Waiting>, Refused> {
+impl<G: GenServer> Resident for Seat<G> {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn prefetch(&self) {
+        self.gate.prefetch();
+        black_box((self.taken.is_poisoned(), Arc::as_ptr(&self.host)));
+    }
+
+    fn ask(self: Arc<Self>, request: Request) -> Result<Option<Waiting>, Refused> {
         let runs_here = self.gate.part.may_handle_here();
-        if runs_here && let Some(player) = self.take() {
-            return Ok(self.ask_now(player, direct));
+        self.gate.enter()?;
+        let mut job = Job::new(self, request, Asker::Client(None));
+        if runs_here && let Some(player) = job.seat.take() {
+            return Ok(ask_now((player, job)));
         }
-        let answer = direct.wait()?;
-        let run = Run::Direct(direct);
-        if runs_here {
-            if let Some(next) = self.admit(run) {
-                handle(next);
-            }
-        } else {
-            let host = Arc::clone(&self.host);
-            host.inbox.push(Item::Run(self, run));
+        let answer = job.wait()?;
+        if !runs_here {
+            let host = Arc::clone(&job.seat.host);
+            host.inbox.push(Item::Run(job));
+        } else if let Some(next) = admit(job) {
+            handle(next);
         }
         Ok(Some(Waiting::Later(answer)))
     }
 
     fn give(self: Arc<Self>, request: Request) -> Option<Work> {
-        let next = self.admit(Run::Given(request))?;
-        Some(Box::new(move || handle(next)))
+        let (mut player, job) = admit(Job::new(self, request, Asker::Part))?;
+        let seat = Arc::clone(&job.seat);
+        let handling = Box::pin(async move {
+            let served = player.serve(job.name(), job.request()).await;
+            if let (_, Some(next)) = settle(job, player, served) {
+                hand_on(next);
+            }
+        });
+        Some(Work { seat, handling })
+    }
+
+    fn go_on(&self, handling: Handling) {
+        // Locked until its task is known, whatever that has done by then.
+        let mut taken = lock(&self.taken);
+        let Taken::Away { task, .. } = &mut *taken else {
+            drop(taken);
+            return discard(handling);
+        };
+        let part = Arc::clone(&self.gate.part);
+        let running = tokio::spawn(async move {
+            handling.await;
+            part.inbox.wake();
+        });
+        *task = Some(running.abort_handle());
     }
 
     fn stop(&self) {
@@ -166,7 +221,7 @@ struct HostActor<G: GenServer> {
 impl<G: GenServer> Drop for HostActor<G> {
     fn drop(&mut self) {
         // What it has not taken, nobody will.
-        self.host.inbox.wake();
+        self.host.inbox.close();
     }
 }
 
@@ -239,12 +294,12 @@ impl<G: GenServer> HostActor<G> {
     }
 }
 
-/// A player, at its place, and what it is to handle.
-type Next<G> = (Arc<Seat<G>>, Player<G>, Run);
+/// A player, and what it is to handle.
+type Next<G> = (Player<G>, Job<G>);
 
 /// Leaves it to the host.
 fn hand_on<G: GenServer>(next: Next<G>) {
-    let host = Arc::clone(&next.0.host);
+    let host = Arc::clone(&next.1.seat.host);
     host.inbox.push(Item::Next(next));
 }
 
@@ -254,8 +309,8 @@ struct Failed;
 /// Takes an item in; what is to be handled now, if that is something.
 fn take_in<G: GenServer>(item: Item<G>) -> Result<Option<Next<G>>, Failed> {
     match item {
-        Item::Run(seat, run) => Ok(seat.admit(run)),
-        Item::Next((seat, player, run)) => Ok(seat.go_on(player, run)),
+        Item::Run(job) => Ok(admit(job)),
+        Item::Next(next) => Ok(go_on(next)),
         Item::Kill(seat) => {
             if seat.vacate() {
                 seat.tell_end();
@@ -266,13 +321,58 @@ fn take_in<G: GenServer>(item: Item<G>) -> Result<Option<Next<G>>, Failed> {
     }
 }
 
+/// A request arrives: its player, if that is ready for it. If it has ended, the request is dropped, which says so to whoever
+/// gave it.
+fn admit<G: GenServer>(mut job: Job<G>) -> Option<Next<G>> {
+    let mut taken = lock(&job.seat.taken);
+    if let Taken::Away { queue, .. } = &mut *taken {
+        queue.extend(job.ask.take());
+        return None;
+    }
+    let player = taken.take()?;
+    drop(taken);
+    Some((player, job))
+}
+
+/// The next request, unless the player was ended meanwhile; then the request is dropped as well.
+fn go_on<G: GenServer>((player, job): Next<G>) -> Option<Next<G>> {
+    let goes_on = matches!(&*lock(&job.seat.taken), Taken::Away { .. });
+    if goes_on {
+        return Some((player, job));
+    }
+    discard(player);
+    None
+}
+
+/// A player at work on a request: boxed, so that it can move to a task when it has begun.
+type Working<G> = Pin<Box<dyn Future<Output = (Player<G>, Served)> + Send>>;
+
+fn serve<G: GenServer>(mut player: Player<G>, job: &Job<G>) -> Working<G> {
+    let (key, request) = (job.seat.gate.key.clone(), job.request().clone());
+    Box::pin(async move {
+        let served = player.serve(key.name(), &request).await;
+        (player, served)
+    })
+}
+
+/// The player waits in its handler.
+fn go_on_as_task<G: GenServer>(working: Working<G>, job: Job<G>) {
+    let seat = Arc::clone(&job.seat);
+    seat.go_on(Box::pin(async move {
+        let (player, served) = working.await;
+        if let (_, Some(next)) = settle(job, player, served) {
+            hand_on(next);
+        }
+    }));
+}
+
 /// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
-fn work<G: GenServer>((seat, player, run): Next<G>) -> Option<Next<G>> {
-    let mut work = serve(player, run.request().clone());
-    match work.as_mut().now_or_never() {
-        Some((player, served)) => seat.settle(player, run, served).1,
+fn work<G: GenServer>((player, job): Next<G>) -> Option<Next<G>> {
+    let mut working = serve(player, &job);
+    match working.as_mut().now_or_never() {
+        Some((player, served)) => settle(job, player, served).1,
         None => {
-            seat.go_on_as_task(work, run);
+            go_on_as_task(working, job);
             None
         }
     }
@@ -285,136 +385,200 @@ fn handle<G: GenServer>(next: Next<G>) {
     }
 }
 
-/// A player at work on a request: boxed, so that it can move to a task when it has begun.
-fn serve<G: GenServer>(
-    mut player: Player<G>,
-    request: Request,
-) -> Pin<Box<impl Future<Output = (Player<G>, Served)> + Send>> {
-    Box::pin(async move {
-        let served = player.serve(&request).await;
-        (player, served)
-    })
+/// The same, for a client that does not wait yet: what there is for it. Others may ask meanwhile: they do not wait for this
+/// client, nor it for them.
+fn ask_now<G: GenServer>((player, mut job): Next<G>) -> Option<Waiting> {
+    let mut working = serve(player, &job);
+    match working.as_mut().now_or_never() {
+        Some((player, served)) => {
+            let (waiting, next) = settle(job, player, served);
+            if let Some(next) = next {
+                hand_on(next);
+            }
+            waiting
+        }
+        None => {
+            let Some(answer) = job.wait_begun() else {
+                discard(working);
+                return None;
+            };
+            go_on_as_task(working, job);
+            Some(Waiting::Later(answer))
+        }
+    }
 }
 
-impl<G: GenServer> Seat<G> {
-    /// The player is ready, and the client has it handle the request. Others may ask meanwhile: they do not wait for this
-    /// client, nor it for them.
-    fn ask_now(self: Arc<Self>, player: Player<G>, mut direct: Direct) -> Option<Waiting> {
-        let mut work = serve(player, direct.request().clone());
-        match work.as_mut().now_or_never() {
-            Some((player, served)) => {
-                let (waiting, next) = self.settle(player, Run::Direct(direct), served);
-                if let Some(next) = next {
-                    hand_on(next);
-                }
-                waiting
+/// A request was handled: what it came to is told, before that of any later one can be (see [`Job::tell`]), and the player
+/// takes the next if there is one.
+fn settle<G: GenServer>(
+    mut job: Job<G>,
+    player: Player<G>,
+    served: Served,
+) -> (Option<Waiting>, Option<Next<G>>) {
+    let Served { ran, ver, crashed } = served;
+    let waiting = job.tell(ran, ver);
+    (waiting, free(job, player, crashed))
+}
+
+/// The player is ready for the next request, or has crashed.
+fn free<G: GenServer>(mut job: Job<G>, player: Player<G>, crashed: bool) -> Option<Next<G>> {
+    let mut taken = lock(&job.seat.taken);
+    match &mut *taken {
+        Taken::Away { task, queue } if !crashed => {
+            *task = None;
+            job.ask = queue.pop_front();
+            if job.ask.is_some() {
+                drop(taken);
+                return Some((player, job));
             }
-            None => {
-                let Some((_, answer)) = direct.wait_begun() else {
-                    discard(work);
-                    return None;
+            *taken = Taken::Here(player);
+        }
+        Taken::Away { queue, .. } => {
+            let queue = std::mem::take(queue);
+            *taken = Taken::Gone;
+            drop(taken);
+            discard(player);
+            job.seat.tell_end();
+            // What waited behind it is for its successor.
+            queue.into_iter().for_each(|ask| job.seat.give_back(ask));
+        }
+        // It was ended meanwhile.
+        Taken::Here(_) | Taken::Gone => {
+            drop(taken);
+            discard(player);
+        }
+    }
+    None
+}
+
+impl<G: GenServer> Job<G> {
+    fn new(seat: Arc<Seat<G>>, request: Request, asker: Asker) -> Self {
+        let ask = Some(Ask { request, asker });
+        Self { seat, ask }
+    }
+
+    fn name(&self) -> &str {
+        self.seat.gate.key.name()
+    }
+
+    fn request(&self) -> &Request {
+        let ask = self.ask.as_ref();
+        &ask.expect("a request is there until its outcome is told")
+            .request
+    }
+
+    /// The client begins to wait for the player.
+    fn wait(&mut self) -> Result<oneshot::Receiver<Answer>, Refused> {
+        self.part().load.wait()?;
+        self.take_a_name().ok_or(Refused::Closed)
+    }
+
+    /// The same for one whose request the player has begun to handle; none if the part has ended.
+    fn wait_begun(&mut self) -> Option<oneshot::Receiver<Answer>> {
+        self.part().load.wait_begun();
+        let answer = self.take_a_name();
+        if answer.is_none() {
+            self.part().load.taken(self.request().weight());
+        }
+        answer
+    }
+
+    /// The client, which is counted, gets a name; none if the part has ended.
+    fn take_a_name(&mut self) -> Option<oneshot::Receiver<Answer>> {
+        let (port, answer) = oneshot::channel();
+        let token = self.part().calls(|calls| calls.add(None, Port::Call(port)));
+        let (Some(token), Some(ask)) = (token, &mut self.ask) else {
+            self.part().load.wait_over(1);
+            return None;
+        };
+        ask.asker = Asker::Client(Some(token));
+        Some(answer)
+    }
+
+    fn part(&self) -> &Part {
+        &self.seat.gate.part
+    }
+
+    /// The player has handled the request; `ver`: the version of what it has now. For a client that does not wait yet: what
+    /// there is for it, none if the part has ended. None for all others, whom the part tells: where the part gave the
+    /// request itself, it is to be woken, once for many.
+    fn tell(&mut self, ran: Ran, ver: Option<u64>) -> Option<Waiting> {
+        let gate = &self.seat.gate;
+        let part = &gate.part;
+        gate.set_used();
+        let ask = self.ask.take();
+        let Ask { request, asker } = ask.expect("an outcome is told once");
+        let Asker::Client(token) = asker else {
+            part.load.outcome(ran.weight());
+            let seat = self.seat.clone();
+            part.inbox.put(driver::Item::Ran { seat, ran });
+            return None;
+        };
+        gate.leave();
+        match gate.reply_of(ran, ver) {
+            Ok(reply) => {
+                part.load.taken(request.weight());
+                let Some(token) = token else {
+                    return Some(Waiting::Answered(reply));
                 };
-                self.go_on_as_task(work, Run::Direct(direct));
-                Some(Waiting::Later(answer))
+                if let Some(port) = part.calls(|calls| calls.take(token)) {
+                    port.answer(reply);
+                }
+                None
+            }
+            Err(ran) => {
+                let (caller, waiting) = match token {
+                    Some(token) => (Caller::Named(token), None),
+                    None => {
+                        let (port, answer) = oneshot::channel();
+                        part.load.wait_begun();
+                        (Caller::New(port), Some(Waiting::Later(answer)))
+                    }
+                };
+                part.load.outcome(ran.weight());
+                part.inbox.push(driver::Item::Served {
+                    seat: self.seat.clone(),
+                    caller,
+                    request,
+                    ran,
+                });
+                waiting
             }
         }
     }
+}
 
-    /// The player waits in its handler.
-    fn go_on_as_task(
-        self: Arc<Self>,
-        work: Pin<Box<impl Future<Output = (Player<G>, Served)> + Send + 'static>>,
-        run: Run,
-    ) {
-        // Locked until its task is known, whatever that has done by then.
-        let mut taken = lock(&self.taken);
-        let Taken::Away { task, .. } = &mut *taken else {
-            drop(taken);
-            return discard(work);
-        };
-        let at_work = Arc::clone(&self);
-        let running = tokio::spawn(async move {
-            let (player, served) = work.await;
-            let part = Arc::clone(&at_work.gate.part);
-            if let (_, Some(next)) = at_work.settle(player, run, served) {
-                hand_on(next);
-            }
-            part.inbox.wake();
-        });
-        *task = Some(running.abort_handle());
+impl<G: GenServer> Drop for Job<G> {
+    fn drop(&mut self) {
+        if let Some(ask) = self.ask.take() {
+            self.seat.give_back(ask);
+        }
     }
+}
 
+impl<G: GenServer> Seat<G> {
     /// The player, if it is ready for a request: it is at work then.
     fn take(&self) -> Option<Player<G>> {
         lock(&self.taken).take()
     }
 
-    /// A request arrives: the player, if it is ready for it.
-    fn admit(self: Arc<Self>, run: Run) -> Option<Next<G>> {
-        let mut taken = lock(&self.taken);
-        let player = match &mut *taken {
-            Taken::Away { queue, .. } => {
-                queue.push_back(run);
-                return None;
-            }
-            // The request is dropped, which says so to whoever gave it.
-            Taken::Gone => return None,
-            here @ Taken::Here(_) => here.take()?,
+    /// The player will not handle that any more: what a client waits for goes to the part. Who does not wait yet is told at
+    /// once that the request was refused, and gives its bytes back; the part has what it gave.
+    fn give_back(&self, ask: Ask) {
+        let Asker::Client(token) = ask.asker else {
+            return;
         };
-        drop(taken);
-        Some((self, player, run))
-    }
-
-    /// The next request, unless the player was ended meanwhile; then the request is dropped as well.
-    fn go_on(self: Arc<Self>, player: Player<G>, run: Run) -> Option<Next<G>> {
-        let goes_on = matches!(&*lock(&self.taken), Taken::Away { .. });
-        if goes_on {
-            return Some((self, player, run));
+        let gate = &self.gate;
+        gate.leave();
+        let Some(token) = token else { return };
+        if !gate.part.calls(|calls| calls.adopt(token, &gate.key)) {
+            return gate.part.load.taken(ask.request.weight());
         }
-        discard(player);
-        None
-    }
-
-    /// A request was handled: what it came to is told, before that of any later one can be (see [`Gate::tell`]), and the
-    /// player takes the next if there is one.
-    fn settle(
-        self: Arc<Self>,
-        player: Player<G>,
-        run: Run,
-        served: Served,
-    ) -> (Option<Waiting>, Option<Next<G>>) {
-        let Served { ran, ver, crashed } = served;
-        let waiting = self.gate.tell(run, ran, ver);
-        (waiting, self.free(player, crashed))
-    }
-
-    /// The player is ready for the next request, or has crashed.
-    fn free(self: Arc<Self>, player: Player<G>, crashed: bool) -> Option<Next<G>> {
-        let mut taken = lock(&self.taken);
-        match &mut *taken {
-            Taken::Away { task, queue } if !crashed => {
-                *task = None;
-                if let Some(run) = queue.pop_front() {
-                    drop(taken);
-                    return Some((self, player, run));
-                }
-                *taken = Taken::Here(player);
-            }
-            Taken::Away { .. } => {
-                let away = std::mem::replace(&mut *taken, Taken::Gone);
-                drop(taken);
-                discard(player);
-                self.tell_end();
-                // What waited behind it is for its successor.
-                drop(away);
-            }
-            // It was ended meanwhile.
-            Taken::Here(_) | Taken::Gone => {
-                drop(taken);
-                discard(player);
-            }
-        }
-        None
+        gate.part.inbox.push(driver::Item::Request {
+            caller: Caller::Named(token),
+            key: gate.key.clone(),
+            request: ask.request,
+        });
     }
 
     /// The actor that ends with the player.
@@ -423,12 +587,12 @@ impl<G: GenServer> Seat<G> {
     }
 
     /// The player has crashed, or was killed: its own actor fails, which its supervisor hears of; or the part hears of it.
-    fn tell_end(&self) {
+    fn tell_end(self: &Arc<Self>) {
         if self.host.is_own {
             return self.host.inbox.push(Item::Failed);
         }
-        let gate = Arc::clone(&self.gate);
-        self.gate.part.inbox.push(driver::Item::Ended { gate });
+        let seat = self.clone();
+        self.gate.part.inbox.push(driver::Item::Ended { seat });
     }
 
     /// Ends the player, whatever it is at; false if it has ended before.
@@ -437,10 +601,11 @@ impl<G: GenServer> Seat<G> {
         let before = std::mem::replace(&mut *lock(&self.taken), Taken::Gone);
         match before {
             Taken::Here(player) => discard(player),
-            Taken::Away { task, .. } => {
+            Taken::Away { task, queue } => {
                 if let Some(task) = task {
                     task.abort();
                 }
+                queue.into_iter().for_each(|ask| self.give_back(ask));
             }
             Taken::Gone => return false,
         }

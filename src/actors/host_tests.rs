@@ -8,12 +8,14 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent}
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{self, Handle};
 use tokio::sync::Semaphore;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::actors::calls::{Calls, Refused, Waiting};
 use crate::actors::contain::contained;
 use crate::actors::lease::Lease;
-use crate::actors::player::{Address, Hosted, ServerType, Start};
+use crate::actors::player::{Hosted, ServerType, Start};
+use crate::actors::resident::{Gate, Resident, Stranger};
 use crate::net::until;
 use crate::protocol::blob::Blob;
 use crate::protocol::shard::{Answer, Ran, Request};
@@ -21,7 +23,7 @@ use crate::protocol::types::{
     ClusterId, Epoch, Key, Kind, Member, Millis, NodeId, NodeName, RequestId,
 };
 use crate::protocol::view::View;
-use crate::wire;
+use crate::wire::{self, CallFailure};
 
 /// In actors of their own, and in a shared one.
 const WAYS: [bool; 2] = [false, true];
@@ -30,7 +32,7 @@ const WAYS: [bool; 2] = [false, true];
 /// its thread go, 99 has a player killed.
 struct Sums {
     permits: Arc<Semaphore>,
-    victim: Arc<OnceLock<Arc<dyn Address>>>,
+    victim: Arc<OnceLock<Arc<dyn Resident>>>,
     /// Where its handlers run.
     runtime: runtime::Id,
 }
@@ -98,7 +100,7 @@ impl GenServer for Sulking {
 }
 
 /// The players that have an actor of their own.
-type Own = Arc<Mutex<HashMap<ActorId, Arc<Gate>>>>;
+type Own = Arc<Mutex<HashMap<ActorId, Arc<dyn Resident>>>>;
 
 /// The part's actor, which only supervises here: what it hears of the end of a player is for the part as well.
 struct Supervisor {
@@ -122,9 +124,9 @@ impl Actor for Supervisor {
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(actor, _) = event {
-            let gate = lock(&self.own).remove(&actor.get_id());
-            let gate = gate.expect("only the actors of players fail");
-            self.part.inbox.push(driver::Item::Ended { gate });
+            let seat = lock(&self.own).remove(&actor.get_id());
+            let seat = seat.expect("only the actors of players fail");
+            self.part.inbox.push(driver::Item::Ended { seat });
         }
         Ok(())
     }
@@ -133,7 +135,7 @@ impl Actor for Supervisor {
 struct Bench {
     part: Arc<Part>,
     permits: Arc<Semaphore>,
-    victim: Arc<OnceLock<Arc<dyn Address>>>,
+    victim: Arc<OnceLock<Arc<dyn Resident>>>,
     types: Arc<Hosted<Sums>>,
     supervisor: ActorRef<Wake>,
     own: Own,
@@ -176,28 +178,27 @@ impl Bench {
     }
 
     /// A new player.
-    fn player(&self, name: &str) -> Arc<dyn Address> {
+    fn player(&self, name: &str) -> Arc<dyn Resident> {
         self.player_of(self.types.clone(), name)
     }
 
     /// A new player of some type.
-    fn player_of(&self, types: Arc<dyn ServerType>, name: &str) -> Arc<dyn Address> {
+    fn player_of(&self, types: Arc<dyn ServerType>, name: &str) -> Arc<dyn Resident> {
         let key = Key::new(Kind::of(types.name()), name);
-        let gate = Arc::new(Gate::new(key, Epoch(1), Arc::clone(&self.part)));
         let start = Start {
-            gate: Arc::clone(&gate),
+            gate: Gate::new(key, Epoch(1), Arc::clone(&self.part)),
             data: Blob::EMPTY,
             ver: 0,
             node: NodeName::new("a@h"),
         };
         // Not ended before it is known.
         let mut own = lock(&self.own);
-        let address = types.start(start, self.supervisor.get_cell());
-        if let Some(actor) = address.actor() {
-            own.insert(actor, Arc::clone(&gate));
+        let seat = types.start(start, self.supervisor.get_cell());
+        if let Some(actor) = seat.actor() {
+            own.insert(actor, seat.clone());
         }
-        self.part.settle_in(gate, Some(address.clone()));
-        address
+        self.part.settle_in(seat.clone());
+        seat
     }
 
     /// A client asks.
@@ -252,15 +253,19 @@ fn request(number: i64) -> Request {
 
 fn said(item: driver::Item) -> String {
     match item {
-        driver::Item::Served { gate, ran, .. } => format!("{} {}", gate.key.name(), outcome(&ran)),
-        driver::Item::Ran { gate, ran } => format!("{} gave {}", gate.key.name(), outcome(&ran)),
-        driver::Item::Ended { gate } => format!("{} ended", gate.key.name()),
+        driver::Item::Served { seat, ran, .. } => format!("{} {}", name(&seat), outcome(&ran)),
+        driver::Item::Ran { seat, ran } => format!("{} gave {}", name(&seat), outcome(&ran)),
+        driver::Item::Ended { seat } => format!("{} ended", name(&seat)),
         driver::Item::Request { key, request, .. } => {
             let number: i64 = wire::decode(&request.payload).unwrap();
             format!("{} was asked {number}", key.name())
         }
         _ => "something else".to_owned(),
     }
+}
+
+fn name(seat: &Arc<dyn Resident>) -> &str {
+    seat.gate().key.name()
 }
 
 fn outcome(ran: &Ran) -> String {
@@ -352,16 +357,16 @@ async fn what_is_given_is_handled_in_that_order_whichever_task_comes_first() {
 async fn one_that_is_killed_while_it_waits_gives_its_requests_back() {
     for shared in WAYS {
         let bench = Bench::new(shared).await;
-        let address = bench.player("slow");
+        let seat = bench.player("slow");
         let _answers = [bench.ask("slow", -10), bench.ask("slow", 5)];
-        address.clone().kill();
+        seat.clone().kill();
         let heard = bench.hears_of(3).await;
         assert_eq!(
             heard,
             ["slow ended", "slow was asked -10", "slow was asked 5"]
         );
         // Its end is told once.
-        address.kill();
+        seat.kill();
         let _other = bench.player("other");
         let _answer = bench.ask("other", 1);
         assert_eq!(bench.hears().await, "other 1");
@@ -372,11 +377,11 @@ async fn one_that_is_killed_while_it_waits_gives_its_requests_back() {
 async fn one_that_its_part_stops_says_nothing() {
     for shared in WAYS {
         let bench = Bench::new(shared).await;
-        let (address, _other) = (bench.player("gone"), bench.player("other"));
+        let (seat, _other) = (bench.player("gone"), bench.player("other"));
         let _first = bench.ask("gone", 1);
         assert_eq!(bench.hears().await, "gone 1");
-        address.stop();
-        assert!(address.give(request(2)).is_none());
+        seat.stop();
+        assert!(seat.give(request(2)).is_none());
         let _answer = bench.ask("other", 1);
         assert_eq!(bench.hears().await, "other 1");
     }
@@ -389,14 +394,14 @@ async fn what_a_player_did_is_told_in_order_whoever_asked() {
     const REQUESTS: i64 = 100;
     for shared in WAYS {
         let bench = Arc::new(Bench::new(shared).await);
-        let address = bench.player("one");
+        let seat = bench.player("one");
         let clients = (0..CLIENTS).map(|client| {
-            let (bench, address) = (Arc::clone(&bench), address.clone());
+            let (bench, seat) = (Arc::clone(&bench), seat.clone());
             tokio::spawn(async move {
                 for n in 0..REQUESTS {
                     if (client + n) % 3 == 0 {
-                        if let Some(work) = address.clone().give(request(1)) {
-                            work();
+                        if let Some(work) = seat.clone().give(request(1)) {
+                            work.begin();
                         }
                     } else {
                         // Only so many may wait for one player.
@@ -431,7 +436,7 @@ async fn a_read_of_what_is_backed_up_waits_for_nobody() {
             bench.part.call(key.borrowed(), request).unwrap()
         };
         assert!(matches!(again(&bench), Some(Waiting::Later(_))));
-        let Some(driver::Item::Served { gate, request, .. }) = bench.heard() else {
+        let Some(driver::Item::Served { seat, request, .. }) = bench.heard() else {
             unreachable!("it has changed");
         };
         bench.part.load.taken(request.weight());
@@ -446,7 +451,7 @@ async fn a_read_of_what_is_backed_up_waits_for_nobody() {
         };
         let view = View::alone(ClusterId(7), member);
         bench.part.lease.set(&view, Millis(u64::MAX));
-        gate.set_backed_up(&view, 1);
+        seat.gate().set_backed_up(&view, 1);
         let before = bench.part.load.bytes();
         let Some(Waiting::Answered(Answer::Reply(reply))) = again(&bench) else {
             unreachable!("nobody has to be asked");
@@ -480,15 +485,47 @@ async fn where_the_part_has_ended_nobody_waits() {
     for shared in WAYS {
         let bench = Bench::new(shared).await;
         let _players = (bench.player("quick"), bench.player("slow"));
+        bench.part.inbox.close();
         bench.part.calls(Calls::close);
-        assert!(bench.ask("quick", 1).is_none());
+        let Some(Waiting::Later(mut answer)) = bench.ask("quick", 1) else {
+            unreachable!("its player is there");
+        };
+        assert_eq!(answer.try_recv(), Err(TryRecvError::Closed));
         assert!(bench.ask("slow", -1).is_none());
         bench.permits.add_permits(1);
         tokio::task::yield_now().await;
         assert_eq!(bench.permits.available_permits(), 1);
-        let load = &bench.part.load;
-        assert_eq!((load.bytes(), load.calls()), (0, 0));
     }
+}
+
+/// A node that does not know a server type says so, whoever asks for a player of it.
+#[tokio::test]
+async fn where_a_type_is_not_registered_everybody_hears_that() {
+    let bench = Bench::new(true).await;
+    let key = Key::new(Kind::of("foreign"), "one");
+    let gate = Gate::new(key.clone(), Epoch(1), Arc::clone(&bench.part));
+    let seat: Arc<dyn Resident> = Arc::new(Stranger::new(gate, NodeName::new("a@h")));
+    bench.part.settle_in(Arc::clone(&seat));
+    let told = |reason: &[u8]| {
+        let failure = wire::decode::<CallFailure>(reason).unwrap();
+        assert!(matches!(failure, CallFailure::NoSuchType(node) if node == "a@h"));
+    };
+    let before = bench.part.load.bytes();
+    let asked = bench.part.call(key.borrowed(), request(1)).unwrap();
+    let Some(Waiting::Answered(Answer::Failed(reason))) = asked else {
+        unreachable!("nobody has to be asked");
+    };
+    told(&reason);
+    assert_eq!(bench.part.load.bytes(), before);
+    assert!(seat.give(request(1)).is_none());
+    let Some(driver::Item::Ran { seat, ran }) = bench.heard() else {
+        unreachable!("the part has asked");
+    };
+    let Ran::Failed(reason) = ran else {
+        unreachable!("there is no player");
+    };
+    told(&reason);
+    assert_eq!(name(&seat), "one");
 }
 
 /// What a handler starts must not end with the runtime of whoever asked.
@@ -616,13 +653,14 @@ async fn a_destructor_that_panics_harms_nobody() {
     for shared in WAYS {
         let bench = Bench::new(shared).await;
         let types = Arc::new(Hosted::new(Sulking, shared));
-        let address = bench.player_of(types, "one");
+        let seat = bench.player_of(types, "one");
         let key = Key::new(Kind::of(Sulking::NAME), "one");
         let _answer = bench.part.call(key.borrowed(), request(5)).unwrap();
         assert_eq!(bench.hears().await, "one 5");
-        drop(address);
-        let gate = bench.part.resident(&key).expect("it lives here").gate;
-        drop(bench.part.move_out(&gate));
+        drop(seat);
+        let seat = bench.part.resident(&key).expect("it lives here");
+        bench.part.move_out(&seat);
+        drop(seat);
         bench.supervisor.stop(None);
         let has_ended = || bench.supervisor.get_status() == ActorStatus::Stopped;
         until("the supervisor has ended", has_ended).await;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use ractor::{ActorRef, ActorStatus};
+use ractor::ActorRef;
 use ractor_cluster::RactorMessage;
 
 use crate::net::lock;
@@ -18,7 +18,8 @@ pub(crate) struct Wake;
 
 /// The buffer of one actor.
 pub(crate) struct Inbox<T> {
-    items: Mutex<Vec<T>>,
+    /// None when nobody will ever take any.
+    items: Mutex<Option<Vec<T>>>,
     /// Whether a wake-up is on its way, or the actor is at work.
     awake: AtomicBool,
     actor: OnceLock<ActorRef<Wake>>,
@@ -27,7 +28,7 @@ pub(crate) struct Inbox<T> {
 impl<T> Inbox<T> {
     pub(crate) fn new() -> Self {
         Self {
-            items: Mutex::new(Vec::new()),
+            items: Mutex::new(Some(Vec::new())),
             awake: AtomicBool::new(false),
             actor: OnceLock::new(),
         }
@@ -37,7 +38,7 @@ impl<T> Inbox<T> {
     pub(crate) fn bind(&self, actor: ActorRef<Wake>) {
         let _ = self.actor.set(actor);
         // Mostly it is new, and there is nothing.
-        if !lock(&self.items).is_empty() {
+        if self.has_items() {
             self.wake();
         }
     }
@@ -54,9 +55,15 @@ impl<T> Inbox<T> {
         self.wake();
     }
 
-    /// Adds an item that is taken when somebody is woken, or has [claimed](Self::claim) the inbox.
-    pub(crate) fn put(&self, item: T) {
-        lock(&self.items).push(item);
+    /// Adds an item that is taken when somebody is woken, or has [claimed](Self::claim) the inbox. False if that is
+    /// [closed](Self::close), and the item was dropped.
+    pub(crate) fn put(&self, item: T) -> bool {
+        let mut items = lock(&self.items);
+        let Some(items) = &mut *items else {
+            return false;
+        };
+        items.push(item);
+        true
     }
 
     /// Wakes the actor, unless somebody takes what there is anyway.
@@ -64,16 +71,13 @@ impl<T> Inbox<T> {
         if self.claim() {
             self.hand_over();
         }
-        // Nobody will ever take it: whoever waits for an answer hears of that when the item is dropped.
-        if self
-            .actor
-            .get()
-            .is_some_and(|actor| actor.get_status() >= ActorStatus::Stopping)
-        {
-            let unread = std::mem::take(&mut *lock(&self.items));
-            // With it a player, perhaps, and the user's state.
-            discard(unread);
-        }
+    }
+
+    /// Nobody will ever take anything from it: whoever waits for an answer hears of that when the item is dropped.
+    pub(crate) fn close(&self) {
+        let unread = lock(&self.items).take();
+        // With it a player, perhaps, and the user's state.
+        discard(unread);
     }
 
     /// If the actor is neither at work nor about to be, the inbox is the caller's: until [`take`](Self::take) has found
@@ -97,22 +101,48 @@ impl<T> Inbox<T> {
     /// Takes what is there, in order, into `items`, which must be empty; the next push wakes again if nothing is.
     pub(crate) fn take(&self, items: &mut Vec<T>) -> bool {
         debug_assert!(items.is_empty(), "what was taken before is handled");
-        std::mem::swap(&mut *lock(&self.items), items);
+        if let Some(put) = &mut *lock(&self.items) {
+            std::mem::swap(put, items);
+        }
         if !items.is_empty() {
             return true;
         }
         self.awake.store(false, Ordering::Release);
         // A push between the swap and the store saw the flag set, and did not wake anybody.
-        let missed = !lock(&self.items).is_empty();
-        if missed {
+        if self.has_items() {
             self.wake();
         }
         false
+    }
+
+    fn has_items(&self) -> bool {
+        lock(&self.items)
+            .as_ref()
+            .is_some_and(|items| !items.is_empty())
     }
 }
 
 impl<T> fmt::Debug for Inbox<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_will_ever_take_is_dropped() {
+        let (inbox, item) = (Inbox::new(), Arc::new(()));
+        assert!(inbox.put(Arc::clone(&item)));
+        inbox.close();
+        assert_eq!(Arc::strong_count(&item), 1);
+        assert!(!inbox.put(Arc::clone(&item)));
+        inbox.push(Arc::clone(&item));
+        assert_eq!(Arc::strong_count(&item), 1);
+        assert!(!inbox.take(&mut Vec::new()));
     }
 }

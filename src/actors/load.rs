@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
+use super::calls::Refused;
+
 /// The share of the limit that outcomes may have until players wait before they handle more.
 const OUTCOMES_SHARE: usize = 4;
 
@@ -17,8 +19,7 @@ const OUTCOMES_SHARE: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Load {
     max: usize,
-    /// Looked at before a request is handled; [`Calls`](super::calls::Calls) keeps the limit where one that begins to wait
-    /// can still be refused.
+    /// Looked at before a request is handled, and kept where one that begins to wait can still be refused.
     calls_max: usize,
     /// How many clients wait.
     calls: AtomicUsize,
@@ -77,12 +78,27 @@ impl Load {
         self.queued.load(Relaxed) > 0
     }
 
-    /// So many clients wait now.
-    pub(crate) fn set_calls(&self, calls: usize) {
-        self.calls.store(calls, Relaxed);
+    /// A client waits from now on, if it may.
+    pub(crate) fn wait(&self) -> Result<(), Refused> {
+        if self.calls.fetch_add(1, Relaxed) >= self.calls_max {
+            self.wait_over(1);
+            return Err(Refused::Full);
+        }
+        Ok(())
     }
 
-    /// How many do.
+    /// The same for one whose request was handled already, or is being handled, so that it must not be refused: whoever
+    /// handles it has seen that there was room, so that there are never more beyond the limit than there are threads.
+    pub(crate) fn wait_begun(&self) {
+        self.calls.fetch_add(1, Relaxed);
+    }
+
+    /// So many clients do not wait any more.
+    pub(crate) fn wait_over(&self, calls: usize) {
+        self.calls.fetch_sub(calls, Relaxed);
+    }
+
+    /// How many clients wait.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Relaxed)
     }
@@ -140,8 +156,13 @@ mod tests {
         assert!(!load.admit(1));
         assert_eq!(load.bytes(), 100);
         load.taken(50);
-        load.set_calls(1);
+        assert_eq!(load.wait(), Ok(()));
         assert!(!load.admit(1));
+        assert_eq!(load.wait(), Err(Refused::Full));
+        load.wait_over(1);
+        assert!(load.admit(1));
+        load.wait_begun();
+        assert_eq!(load.calls(), 1);
     }
 
     #[test]

@@ -99,6 +99,13 @@ const MET_MAX: usize = 64;
 /// All parts of the key space, one bit each.
 const ALL: u32 = (1 << SHARDS) - 1;
 
+impl Drop for MembersActor {
+    fn drop(&mut self) {
+        // Whoever waits for it hears of its end.
+        self.shared.members.close();
+    }
+}
+
 impl Actor for MembersActor {
     type Msg = Wake;
     type State = State;

@@ -16,5 +16,6 @@ pub(crate) mod members;
 pub(crate) mod outbox;
 pub(crate) mod part;
 pub(crate) mod player;
+mod resident;
 pub(crate) mod shard;
 pub(crate) mod shared;

@@ -13,7 +13,7 @@ use crate::wire::{Copies, Taken};
 /// After how many ticks a frame is taken for lost.
 const WAITED_MAX: u32 = 20;
 
-/// What a queued request is about; one that comes again meanwhile says nothing new.
+/// What a queued request is about that may have been queued before; one that comes again meanwhile says nothing new.
 #[derive(PartialEq, Eq, Hash, Debug)]
 enum Ask {
     Claim(Key),
@@ -26,12 +26,14 @@ impl Ask {
     fn of(msg: &Msg) -> Option<Self> {
         match msg {
             Msg::Claim { key, .. } => Some(Self::Claim(key.clone())),
-            Msg::Forward { token, .. } => Some(Self::Forward(*token)),
+            // The first time it is new.
+            Msg::Forward { token, request, .. } if request.again => Some(Self::Forward(*token)),
             Msg::Locate { token, .. } => Some(Self::Locate(*token)),
             Msg::Inquire { key } => Some(Self::Inquire(key.clone())),
             Msg::Put { .. }
             | Msg::Hold { .. }
             | Msg::Done { .. }
+            | Msg::Forward { .. }
             | Msg::PutAck { .. }
             | Msg::HoldAck { .. }
             | Msg::OwnerIs { .. }
@@ -302,7 +304,8 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::Kind;
+    use crate::protocol::shard::Request;
+    use crate::protocol::types::{Kind, RequestId};
 
     fn put(name: &str) -> Sent {
         (Key::new(Kind(1), name), (false, Epoch(1), 1))
@@ -339,6 +342,28 @@ mod tests {
         assert_eq!(heal(&mut outbox), Some(key("c")));
         assert!(!outbox.is_ready(true));
         assert_eq!((put(&mut outbox), heal(&mut outbox)), (None, None));
+    }
+
+    #[test]
+    fn a_request_that_is_tried_again_while_it_waits_is_queued_once_more_and_not_oftener() {
+        let mut outbox = Outbox::default();
+        let forward = |again| Msg::Forward {
+            key: Key::new(Kind(1), "a"),
+            token: 7,
+            request: Request {
+                id: Some(RequestId(1)),
+                payload: Default::default(),
+                again,
+                span: 1,
+            },
+        };
+        for again in [false, true, true] {
+            outbox.push(forward(again), 0);
+        }
+        let queued: Vec<Msg> = std::iter::from_fn(|| outbox.next_request()).collect();
+        assert_eq!(queued, [forward(false), forward(true)]);
+        outbox.push(forward(true), 0);
+        assert_eq!(outbox.next_request(), Some(forward(true)));
     }
 
     #[test]

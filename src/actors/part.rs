@@ -2,37 +2,36 @@
 //! and the short way to the players that live here.
 //!
 //! ```text
-//!   client ──▶ Residents ──▶ Calls ──▶ player ──▶ Inbox ──▶ part ──▶ keepers ──▶ part ──▶ Calls ──▶ client
-//!                 │                       └─ what changed nothing and is backed up ─────────┘
+//!   client ──▶ Residents ──▶ player ──▶ Inbox ──▶ part ──▶ keepers ──▶ part ──▶ client
+//!                 │            └─ what changed nothing and is backed up ───────────┘
 //!                 └──────▶ Inbox (the player is not here, or not known)
 //! ```
-//! A client that has a player handle its request itself takes its place in `Calls` afterwards, if it has to wait at all.
+//! A client that has a player handle its request itself waits afterwards, if it has to wait at all: where its answer goes is
+//! told together with the outcome. One that finds its player at work takes a place in `Calls`.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use hashbrown::HashTable;
-use smallvec::SmallVec;
 use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use crate::net::lock;
-use crate::protocol::shard::{Answer, Located, PREFETCHED, REQUEST_BYTES, Ran, Request, key_max};
-use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef};
-use crate::protocol::view::View;
+use crate::protocol::shard::{Answer, Located, PREFETCHED, REQUEST_BYTES, Request, key_max};
+use crate::protocol::types::{Key, KeyRef};
 
-use super::calls::{Calls, Port, Refused, Waiting};
+use super::calls::{Caller, Calls, Refused, Waiting};
 use super::contain;
 use super::driver::{Driver, Inbox, Item};
-use super::idle::Turn;
 use super::lease::Lease;
 use super::load::Load;
-use super::player::{Address, Run, Work};
+use super::resident::{Resident, Work};
 
 /// One part, as its clients and players see it.
 pub(crate) struct Part {
@@ -40,13 +39,14 @@ pub(crate) struct Part {
     pub(crate) index: usize,
     pub(crate) inbox: Inbox,
     pub(crate) load: Load,
+    /// Those that wait for a player.
     calls: Mutex<Calls>,
     /// Every client reads it: on several cores they do not pass one line of memory around.
     residents: ShardedLock<Residents>,
     /// What players are to handle.
-    given: Mutex<VecDeque<(Arc<dyn Address>, Request)>>,
+    given: Mutex<VecDeque<Given>>,
     /// Most requests that may wait for one player.
-    key_max: usize,
+    pub(super) key_max: usize,
     pub(crate) lease: Arc<Lease>,
     /// The part's clock of idle players.
     pub(crate) turn: AtomicU64,
@@ -58,26 +58,41 @@ pub(crate) struct Part {
     driver: Mutex<Option<Box<Driver>>>,
 }
 
+/// What a player is to handle.
+pub(super) type Given = (Arc<dyn Resident>, Request);
+
 /// The players that live here.
 #[derive(Default)]
 struct Residents {
-    players: HashTable<Resident>,
+    players: HashTable<Entry>,
     /// Whether they take nothing from clients any more.
     closed: bool,
 }
 
-/// A player that lives here.
-#[derive(Clone)]
-pub(crate) struct Resident {
-    pub(crate) gate: Arc<Gate>,
-    /// None if its server type is not registered here.
-    pub(crate) address: Option<Arc<dyn Address>>,
+struct Entry {
+    /// That of the key: who looks for another one touches no player.
+    hash: u64,
+    seat: Arc<dyn Resident>,
 }
 
 impl Residents {
-    fn find(&self, key: KeyRef<'_>) -> Option<&Resident> {
-        let is_it = |resident: &Resident| key.is(&resident.gate.key);
-        self.players.find(key.hash(), is_it)
+    fn find(&self, key: KeyRef<'_>) -> Option<&Arc<dyn Resident>> {
+        let hash = key.hash();
+        let is_it = |entry: &Entry| {
+            entry.hash == hash && {
+                // All that is about to be used, and not only the key, one after the other.
+                entry.prefetch();
+                key.is(&entry.seat.gate().key)
+            }
+        };
+        self.players.find(hash, is_it).map(|entry| &entry.seat)
+    }
+}
+
+impl Entry {
+    fn prefetch(&self) {
+        black_box(Arc::strong_count(&self.seat));
+        self.seat.prefetch();
     }
 }
 
@@ -92,7 +107,7 @@ impl Part {
             index,
             inbox: Inbox::new(),
             load: Load::new(bytes_max, waiting_max),
-            calls: Mutex::new(Calls::new(waiting_max)),
+            calls: Mutex::new(Calls::new(false)),
             residents: ShardedLock::default(),
             given: Mutex::default(),
             key_max: key_max(waiting_max),
@@ -124,8 +139,7 @@ impl Part {
     /// Has what was put into the inbox handled here and now, if the actor is neither at work nor about to be.
     pub(super) fn drive_here(&self) {
         if !self.inbox.claim() {
-            // Should the actor have ended, this drops what nobody will ever take.
-            return self.inbox.wake();
+            return;
         }
         let is_done = self.driver.try_lock().is_ok_and(|mut place| {
             let rounds = || place.as_mut().is_some_and(|driver| driver.rounds());
@@ -143,6 +157,7 @@ impl Part {
     /// Nobody will drive it any more: whoever waits hears of that, and everybody moves out.
     pub(super) fn close(&self) {
         *lock(&self.driver) = None;
+        self.inbox.close();
         self.calls(Calls::close);
         self.close_residents();
         self.clear_out();
@@ -159,30 +174,26 @@ impl Part {
     ) -> Result<Option<Waiting>, Refused> {
         let bytes = request.weight();
         self.admit(bytes, || {
-            let residents = self.read();
-            if !residents.closed
-                && let Some(resident) = residents.find(key)
-                && let Some(address) = &resident.address
-            {
-                // Read now, its memory is fetched together with that of the gate.
-                std::hint::black_box(Arc::strong_count(address));
-                let place = Place::take(&resident.gate, self.key_max)?;
-                let address = Arc::clone(address);
-                drop(residents);
-                // Should the player have ended, the request goes to the part by being dropped.
-                return address.ask(Direct::new(place, request));
+            if let Some(seat) = self.open_to(key) {
+                // Should the player have ended, the request goes to the part.
+                return seat.ask(request);
             }
-            drop(residents);
-            let key = key.to_key();
             let (port, answer) = oneshot::channel();
-            let token = self.calls(|calls| calls.add(Some(key.clone()), Port::Call(port)))?;
-            self.inbox.push(Item::Request {
-                token,
-                key,
+            self.load.wait()?;
+            self.tell(Item::Request {
+                caller: Caller::New(port),
+                key: key.to_key(),
                 request,
-            });
+            })?;
             Ok(Some(Waiting::Later(answer)))
         })
+    }
+
+    /// The player of that key, if it lives here and takes what clients ask.
+    fn open_to(&self, key: KeyRef<'_>) -> Option<Arc<dyn Resident>> {
+        let residents = self.read();
+        let seat = residents.find(key).filter(|_| !residents.closed);
+        seat.cloned()
     }
 
     /// Says that a task of the part's runtime runs on this thread, and that so do all that ever will.
@@ -208,41 +219,41 @@ impl Part {
         port: oneshot::Sender<Result<Option<Located>, Answer>>,
     ) -> Result<(), Refused> {
         self.admit(REQUEST_BYTES, || {
+            self.load.wait()?;
             let key = key.to_key();
-            let token = self.calls(|calls| calls.add(Some(key.clone()), Port::Locate(port)))?;
-            self.inbox.push(Item::Locate { token, key });
-            Ok(())
+            self.tell(Item::Locate { port, key })
         })
     }
 
-    /// Uses those that wait.
-    pub(crate) fn calls<R>(&self, usage: impl FnOnce(&mut Calls) -> R) -> R {
-        let mut calls = lock(&self.calls);
-        let result = usage(&mut calls);
-        self.load.set_calls(calls.len());
-        result
+    /// Tells the part of a client that waits; refused if the part has ended.
+    fn tell(&self, item: Item) -> Result<(), Refused> {
+        if !self.inbox.put(item) {
+            self.load.wait_over(1);
+            return Err(Refused::Closed);
+        }
+        self.inbox.wake();
+        Ok(())
     }
 
-    /// Answers those that still wait.
-    pub(crate) fn answer_all(&self, answers: &mut Vec<(u64, Answer)>) {
-        let mut answers = answers.drain(..);
-        while !answers.as_slice().is_empty() {
-            // Not all under one lock, which others want.
-            let some = answers.by_ref().take(PREFETCHED);
-            let ports: SmallVec<[_; PREFETCHED]> = self.calls(|calls| {
-                let ports = some.map(|(token, answer)| Some((calls.take(token)?, answer)));
-                ports.flatten().collect()
-            });
-            ports.iter().for_each(|(port, _)| port.prefetch());
-            for (port, answer) in ports {
-                port.answer(answer);
-            }
+    /// Uses those that wait for a player.
+    pub(super) fn calls<R>(&self, usage: impl FnOnce(&mut Calls) -> R) -> R {
+        self.count(&mut lock(&self.calls), usage)
+    }
+
+    /// Uses some that wait, and counts those that do not any more; who begins to wait is counted by
+    /// [`Load::wait`] or [`Load::wait_begun`].
+    pub(super) fn count<R>(&self, calls: &mut Calls, usage: impl FnOnce(&mut Calls) -> R) -> R {
+        let before = calls.len();
+        let result = usage(calls);
+        if calls.len() < before {
+            self.load.wait_over(before - calls.len());
         }
+        result
     }
 
     /// Gives players requests, and has a task handle all of them, each as far as it goes without waiting: one wake-up instead
     /// of one for each player's actor. Should a handler compute long, the task of the next time goes on with the others.
-    pub(super) fn give(self: &Arc<Self>, requests: &mut Vec<(Arc<dyn Address>, Request)>) {
+    pub(super) fn give(self: &Arc<Self>, requests: &mut Vec<Given>) {
         let mut given = lock(&self.given);
         given.extend(requests.drain(..));
         if !given.is_empty() {
@@ -253,6 +264,9 @@ impl Part {
 
     async fn handle_given(&self) {
         loop {
+            for (seat, _) in lock(&self.given).iter().take(PREFETCHED) {
+                seat.prefetch();
+            }
             // What so many came to is sent before the next ones are handled.
             for _ in 0..PREFETCHED {
                 self.room().await;
@@ -260,7 +274,7 @@ impl Part {
                     return self.drive_here();
                 };
                 if let Some(work) = work {
-                    work();
+                    work.begin();
                 }
             }
             self.drive_here();
@@ -272,8 +286,8 @@ impl Part {
     fn next_given(&self) -> Option<Option<Work>> {
         // Locked until the player has it: another such task must not give it a later one before.
         let mut given = lock(&self.given);
-        let (address, request) = given.pop_front()?;
-        Some(address.give(request))
+        let (seat, request) = given.pop_front()?;
+        Some(seat.give(request))
     }
 
     /// Waits for room for what a player is about to do.
@@ -306,35 +320,47 @@ impl Part {
     }
 
     /// A player moves in.
-    pub(crate) fn settle_in(&self, gate: Arc<Gate>, address: Option<Arc<dyn Address>>) {
+    pub(super) fn settle_in(&self, seat: Arc<dyn Resident>) {
+        let hash = seat.gate().key.hash();
+        let hash_of = |entry: &Entry| entry.hash;
         let mut residents = self.write();
-        let hash = |resident: &Resident| resident.gate.key.hash();
-        let resident = Resident { gate, address };
-        residents
-            .players
-            .insert_unique(hash(&resident), resident, hash);
+        let players = &mut residents.players;
+        players.insert_unique(hash, Entry { hash, seat }, hash_of);
     }
 
-    /// A player moves out: what it did that the part has not seen does not count. Where it was.
-    pub(crate) fn move_out(&self, gate: &Arc<Gate>) -> Option<Arc<dyn Address>> {
+    /// A player moves out: what it did that the part has not seen does not count.
+    pub(super) fn move_out(&self, seat: &Arc<dyn Resident>) {
+        let gate = seat.gate();
         gate.close();
         let mut residents = self.write();
-        let is_it = |resident: &Resident| Arc::ptr_eq(&resident.gate, gate);
+        let is_it = |entry: &Entry| Arc::ptr_eq(&entry.seat, seat);
         let entry = residents.players.find_entry(gate.key.hash(), is_it);
-        entry.ok()?.remove().0.address
+        // Not locked while it is dropped: with it the player, perhaps, and the user's state.
+        let before = entry.ok().map(|entry| entry.remove().0);
+        drop(residents);
+        drop(before);
     }
 
     /// Everybody moves out and ends, those as well that wait in their handlers.
     pub(crate) fn clear_out(&self) {
         let players = std::mem::take(&mut self.write().players);
-        players.iter().for_each(|resident| resident.gate.close());
-        let addresses = players.iter().filter_map(|it| it.address.as_ref());
-        addresses.for_each(|address| address.stop());
+        players.iter().for_each(|it| it.seat.gate().close());
+        players.iter().for_each(|it| it.seat.stop());
     }
 
     /// The player of that key, if it lives here.
-    pub(crate) fn resident(&self, key: &Key) -> Option<Resident> {
+    pub(super) fn resident(&self, key: &Key) -> Option<Arc<dyn Resident>> {
         self.read().find(key.borrowed()).cloned()
+    }
+
+    /// Reads what [`resident`](Self::resident) is going to read, and what its players are.
+    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = KeyRef<'a>>) {
+        let residents = self.read();
+        for key in keys {
+            let hash = key.hash();
+            let found = residents.players.find(hash, |entry| entry.hash == hash);
+            found.inspect(|entry| entry.prefetch());
+        }
     }
 
     /// Players take nothing from clients any more.
@@ -376,225 +402,5 @@ fn runtime_here() -> Option<runtime::Id> {
 impl fmt::Debug for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Part").finish_non_exhaustive()
-    }
-}
-
-/// What one player, its part and its clients share.
-pub(crate) struct Gate {
-    pub(crate) key: Key,
-    /// The owner's generation.
-    pub(crate) gen_: Epoch,
-    pub(crate) part: Arc<Part>,
-    /// Requests that it was given directly and has not handled.
-    waiting: AtomicUsize,
-    open: AtomicBool,
-    /// When it was started, or handled a request last.
-    used: AtomicU64,
-    /// In which view the keepers have which version.
-    backed_up: Mutex<Option<(ClusterId, Epoch, u64)>>,
-}
-
-impl Gate {
-    pub(crate) fn new(key: Key, gen_: Epoch, part: Arc<Part>) -> Self {
-        Self {
-            key,
-            gen_,
-            part,
-            waiting: AtomicUsize::new(0),
-            open: AtomicBool::new(true),
-            used: AtomicU64::new(0),
-            backed_up: Mutex::new(None),
-        }
-    }
-
-    /// The player is used now.
-    pub(crate) fn set_used(&self) {
-        self.used.store(self.part.turn.load(Relaxed), Relaxed);
-    }
-
-    /// When it was used last.
-    pub(crate) fn used(&self) -> Turn {
-        self.used.load(Relaxed)
-    }
-
-    /// Whether it has requests that the part has not heard of, one of which it may be at work on.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
-    }
-
-    /// Whether the part counts what the player does.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.load(SeqCst)
-    }
-
-    /// The player has handled a request; `ver`: the version of what it has now. For a client that does not wait yet: what
-    /// there is for it, none if the part has ended. None for all others, whom the part tells: where the part gave the
-    /// request itself, it is to be woken, once for many.
-    pub(crate) fn tell(self: &Arc<Self>, run: Run, ran: Ran, ver: Option<u64>) -> Option<Waiting> {
-        self.set_used();
-        let part = &self.part;
-        let mut direct = match run {
-            Run::Direct(direct) => direct,
-            Run::Given(_) => {
-                let gate = Arc::clone(self);
-                part.load.outcome(ran.weight());
-                part.inbox.put(Item::Ran { gate, ran });
-                return None;
-            }
-        };
-        match self.reply_of(ran, ver) {
-            Ok(reply) => {
-                part.load.taken(direct.request().weight());
-                let Some(token) = direct.token else {
-                    return Some(Waiting::Answered(reply));
-                };
-                direct.finish();
-                if let Some(port) = part.calls(|calls| calls.take(token)) {
-                    port.answer(reply);
-                }
-                None
-            }
-            Err(ran) => {
-                let (token, waiting) = match direct.token {
-                    Some(token) => (token, None),
-                    None => {
-                        let (token, answer) = direct.wait_begun()?;
-                        (token, Some(Waiting::Later(answer)))
-                    }
-                };
-                part.load.outcome(ran.weight());
-                part.inbox.push(Item::Served {
-                    gate: Arc::clone(self),
-                    token,
-                    request: direct.finish(),
-                    ran,
-                });
-                waiting
-            }
-        }
-    }
-
-    /// The answer to a request that changed nothing, if what it was computed from is backed up; else its outcome, which the
-    /// part is to hear of.
-    fn reply_of(&self, ran: Ran, ver: Option<u64>) -> Result<Answer, Ran> {
-        match ran {
-            Ran::Done { reply, data: None } if ver.is_some_and(|ver| self.may_answer(ver)) => {
-                Ok(Answer::Reply(reply))
-            }
-            ran => Err(ran),
-        }
-    }
-
-    /// The part has given up the player. Before anybody else hears of it, so that it does not answer any more by then.
-    fn close(&self) {
-        self.open.store(false, SeqCst);
-        *lock(&self.backed_up) = None;
-    }
-
-    /// All keepers in this view have this version.
-    pub(crate) fn set_backed_up(&self, view: &View, ver: u64) {
-        *lock(&self.backed_up) = Some((view.cluster, view.epoch, ver));
-    }
-
-    /// Whether the player may answer from its state of this version by itself: all keepers have it, and the node has
-    /// the lease of the view in which they are the keepers. That is so at one moment while the request waits, at which
-    /// the answer is true, whatever happens before it arrives.
-    pub(crate) fn may_answer(&self, ver: u64) -> bool {
-        // Not locked while the lease is looked at.
-        let backed_up = *lock(&self.backed_up);
-        backed_up.is_some_and(|(cluster, epoch, known)| {
-            known == ver && self.part.lease.is_valid(cluster, epoch)
-        })
-    }
-}
-
-/// One of the requests that may wait for a player.
-struct Place(Arc<Gate>);
-
-impl Place {
-    fn take(gate: &Arc<Gate>, max: usize) -> Result<Self, Refused> {
-        let place = Self(Arc::clone(gate));
-        if gate.waiting.fetch_add(1, Relaxed) >= max {
-            return Err(Refused::Full);
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A request that a player has directly from a client of this node. Not handled, it goes to the part, if its client waits.
-pub(crate) struct Direct {
-    place: Place,
-    /// The name of the call; none until the client waits.
-    token: Option<u64>,
-    request: Option<Request>,
-}
-
-impl Direct {
-    fn new(place: Place, request: Request) -> Self {
-        Self {
-            place,
-            token: None,
-            request: Some(request),
-        }
-    }
-
-    /// The client begins to wait.
-    pub(crate) fn wait(&mut self) -> Result<oneshot::Receiver<Answer>, Refused> {
-        let (port, answer) = oneshot::channel();
-        let part = &self.place.0.part;
-        self.token = Some(part.calls(|calls| calls.add(None, Port::Call(port)))?);
-        Ok(answer)
-    }
-
-    /// The same while the request is being handled; none if the part has ended, and with it the request.
-    pub(crate) fn wait_begun(&mut self) -> Option<(u64, oneshot::Receiver<Answer>)> {
-        let (port, answer) = oneshot::channel();
-        let part = &self.place.0.part;
-        self.token = part.calls(|calls| calls.add_begun(None, Port::Call(port)));
-        if self.token.is_none()
-            && let Some(request) = self.request.take()
-        {
-            part.load.taken(request.weight());
-        }
-        Some((self.token?, answer))
-    }
-
-    /// The request.
-    pub(crate) fn request(&self) -> &Request {
-        self.request
-            .as_ref()
-            .expect("only `finish` takes it, and is the last")
-    }
-
-    /// It was handled: the request is the caller's now.
-    fn finish(mut self) -> Request {
-        self.request
-            .take()
-            .expect("only `finish` takes it, and is the last")
-    }
-}
-
-impl Drop for Direct {
-    fn drop(&mut self) {
-        // Who does not wait yet is told at once that the request was refused, and gives its bytes back.
-        if let Some(request) = self.request.take()
-            && let Some(token) = self.token
-        {
-            let gate = &self.place.0;
-            if !gate.part.calls(|calls| calls.adopt(token, &gate.key)) {
-                return gate.part.load.taken(request.weight());
-            }
-            gate.part.inbox.push(Item::Request {
-                token,
-                key: gate.key.clone(),
-                request,
-            });
-        }
     }
 }

@@ -7,7 +7,7 @@
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
-use ractor::{ActorCell, ActorId};
+use ractor::ActorCell;
 use smallvec::SmallVec;
 use tracing::warn;
 
@@ -22,51 +22,12 @@ use crate::protocol::types::NodeName;
 use crate::supervisor::Restart;
 use crate::wire::{self, CallFailure};
 
-use super::calls::{Refused, Waiting};
 use super::contain::contained;
 use super::host::Host;
-use super::part::{Direct, Gate};
+use super::resident::{Gate, Resident};
 
 /// How long the encoding of a state may be that is in its player itself.
 const LAST_INLINE: usize = 16;
-
-/// A request for a player.
-pub(crate) enum Run {
-    /// From its part.
-    Given(Request),
-    /// From a client, past the part.
-    Direct(Direct),
-}
-
-impl Run {
-    /// What is asked.
-    pub(super) fn request(&self) -> &Request {
-        match self {
-            Self::Given(request) => request,
-            Self::Direct(direct) => direct.request(),
-        }
-    }
-}
-
-/// A request that is to be handled, as far as it goes without waiting.
-pub(crate) type Work = Box<dyn FnOnce() + Send>;
-
-/// Where a player takes its requests, whatever its type is.
-pub(crate) trait Address: Send + Sync {
-    /// Has the request of a client handled, by the task of the client if that is possible; what there is for it, none if
-    /// nobody will answer.
-    fn ask(self: Arc<Self>, direct: Direct) -> Result<Option<Waiting>, Refused>;
-    /// Takes a request that its part gives it, after those before: the part knows the outcomes by their order. What is to be
-    /// done for it now, unless the player is at work; the part is to be woken afterwards. If it has just ended, its end is
-    /// reported, and its successor gets the request.
-    fn give(self: Arc<Self>, request: Request) -> Option<Work>;
-    /// Ends it; nobody waits for it any more.
-    fn stop(&self);
-    /// Ends it as a crash would.
-    fn kill(self: Arc<Self>);
-    /// The actor that ends with it; none if it shares one, and its part hears of its end instead.
-    fn actor(&self) -> Option<ActorId>;
-}
 
 /// A server type, whatever its state and calls are.
 pub(crate) trait ServerType: Send + Sync {
@@ -75,13 +36,13 @@ pub(crate) trait ServerType: Send + Sync {
     /// When its players are restarted.
     fn restart(&self) -> Restart;
     /// Starts a player.
-    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Arc<dyn Address>;
+    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Arc<dyn Resident>;
 }
 
 /// What a player is started with.
 pub(crate) struct Start {
     /// What it shares with its part: the key, where outcomes go, and who waits for them.
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Gate,
     /// Its state; empty for a new one.
     pub(crate) data: Blob,
     /// The version of that.
@@ -118,11 +79,10 @@ impl<G: GenServer> ServerType for Hosted<G> {
         self.restart
     }
 
-    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Arc<dyn Address> {
+    fn start(self: Arc<Self>, start: Start, supervisor: ActorCell) -> Arc<dyn Resident> {
         let part = Arc::clone(&start.gate.part);
         let player = Player {
             server: Arc::clone(&self),
-            gate: start.gate,
             node: start.node,
             life: Life::Unborn(start.data, start.ver),
         };
@@ -133,14 +93,13 @@ impl<G: GenServer> ServerType for Hosted<G> {
                 Arc::clone(place.get_or_init(|| Host::start(part, supervisor, false)))
             }
         };
-        host.seat(player)
+        host.seat(start.gate, player)
     }
 }
 
 /// One player.
 pub(super) struct Player<G: GenServer> {
     server: Arc<Hosted<G>>,
-    gate: Arc<Gate>,
     node: NodeName,
     life: Life<G::State>,
 }
@@ -172,13 +131,9 @@ pub(super) struct Served {
 }
 
 impl<G: GenServer> Player<G> {
-    pub(super) fn gate(&self) -> &Arc<Gate> {
-        &self.gate
-    }
-
-    /// Handles one request.
-    pub(super) async fn serve(&mut self, request: &Request) -> Served {
-        let ran = contained(pin!(self.run(request))).await;
+    /// Handles one request, as the player of that name.
+    pub(super) async fn serve(&mut self, name: &str, request: &Request) -> Served {
+        let ran = contained(pin!(self.run(name, request))).await;
         match ran {
             Ok(ran) => {
                 let ver = match &self.life {
@@ -195,7 +150,7 @@ impl<G: GenServer> Player<G> {
                 let node = &self.node;
                 let crash = Crash {
                     kind: G::NAME.to_owned(),
-                    key: self.gate.key.name().to_owned(),
+                    key: name.to_owned(),
                     node: node.to_string(),
                     reason,
                 };
@@ -210,9 +165,8 @@ impl<G: GenServer> Player<G> {
     }
 
     /// Handles one request. What it returns is not yet backed up; where it panics, nothing happened.
-    async fn run(&mut self, request: &Request) -> Ran {
+    async fn run(&mut self, name: &str, request: &Request) -> Ran {
         let server = &self.server.server;
-        let name = self.gate.key.name();
         if let Life::Unborn(data, ver) = &mut self.life {
             let data = std::mem::take(data);
             self.life = Life::Live(revive(server, name, &data, *ver));
@@ -305,7 +259,12 @@ fn carried<T>(what: &str, result: Result<T, String>) -> T {
     result.unwrap_or_else(|reason| panic!("the {what} cannot be carried: {reason}"))
 }
 
-pub(super) fn failed(failure: &CallFailure) -> Ran {
+fn failed(failure: &CallFailure) -> Ran {
+    Ran::Failed(reason(failure))
+}
+
+/// What the client of a request that failed gets.
+pub(super) fn reason(failure: &CallFailure) -> Blob {
     // Strings only; should that ever fail, the empty reason decodes to an error at the caller.
-    Ran::Failed(wire::encode(failure).unwrap_or_default())
+    wire::encode(failure).unwrap_or_default()
 }

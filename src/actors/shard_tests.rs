@@ -10,21 +10,26 @@ use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeNa
 
 use super::*;
 use crate::actors::calls::{Refused, Waiting};
-use crate::actors::part::{Direct, Gate};
-use crate::actors::player::{Address, Work};
+use crate::actors::resident::{Gate, Handling, Resident, Work};
 use crate::net::until;
 
 /// A player that takes its part along.
-struct Bomb;
+struct Bomb(Gate);
 
-impl Address for Bomb {
-    fn ask(self: Arc<Self>, _: Direct) -> Result<Option<Waiting>, Refused> {
+impl Resident for Bomb {
+    fn gate(&self) -> &Gate {
+        &self.0
+    }
+
+    fn ask(self: Arc<Self>, _: Request) -> Result<Option<Waiting>, Refused> {
         Ok(None)
     }
 
     fn give(self: Arc<Self>, _: Request) -> Option<Work> {
         None
     }
+
+    fn go_on(&self, _: Handling) {}
 
     fn stop(&self) {}
 
@@ -109,7 +114,7 @@ async fn a_panic_of_who_drives_a_part_ends_its_actor_and_nobody_waits() {
     let (part, actor) = start().await;
     rests(&part).await;
     let gate = Gate::new(key(), Epoch(1), Arc::clone(&part));
-    part.settle_in(Arc::new(gate), Some(Arc::new(Bomb)));
+    part.settle_in(Arc::new(Bomb(gate)));
     let killed = kill(&part);
     part.drive_here();
     assert!(killed.await.is_err());
