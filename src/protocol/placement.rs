@@ -44,23 +44,13 @@ impl Placement {
         self.active.iter().any(|(_, a)| a == id)
     }
 
-    /// The active members from the best rank for `key` to the worst. Found one after the other, without an allocation:
-    /// mostly the first one is wanted.
+    /// The active members from the best rank for `key` to the worst.
     pub fn ranked(&self, key: &Key) -> impl Iterator<Item = &NodeId> {
-        let hash = key.hash();
-        let mut last = None;
-        std::iter::from_fn(move || {
-            let rest = self
-                .scored(hash)
-                .filter(|scored| last.is_none_or(|last| *scored < last));
-            let next = rest.max()?;
-            last = Some(next);
-            Some(&self.active[next.1].1)
-        })
+        self.first(key.hash(), self.len()).into_iter()
     }
 
-    /// The first `count` of those for the key with that hash, found in one go: when the view changes they are wanted of every
-    /// key.
+    /// The first `count` of those for the key with that hash. Found in one go, without an allocation: mostly few are wanted,
+    /// and of every key when the view changes.
     pub fn first(&self, hash: u64, count: usize) -> SmallVec<[&NodeId; FIRST_INLINE]> {
         let mut first = SmallVec::<[_; FIRST_INLINE]>::new();
         for mut scored in self.scored(hash) {
@@ -85,7 +75,8 @@ impl Placement {
 
     /// The member of rank 0: the directory entry of `key`.
     pub fn home(&self, key: &Key) -> Option<&NodeId> {
-        self.ranked(key).next()
+        let (_, at) = self.scored(key.hash()).max()?;
+        Some(&self.active[at].1)
     }
 
     /// The first `backups` members that are not `owner`: who holds a copy beside it. The home is either the
@@ -96,14 +87,14 @@ impl Placement {
         owner: &NodeId,
         backups: usize,
     ) -> impl Iterator<Item = &NodeId> {
-        self.ranked(key)
+        self.top(key, backups)
             .filter(move |id| *id != owner)
             .take(backups)
     }
 
     /// The first `backups + 1` members: where a record without an owner lives.
     pub fn top(&self, key: &Key, backups: usize) -> impl Iterator<Item = &NodeId> {
-        self.ranked(key).take(backups + 1)
+        self.first(key.hash(), backups + 1).into_iter()
     }
 
     /// Whether `id` is one of the [`top`](Self::top).
@@ -190,6 +181,10 @@ mod tests {
             let top: Vec<_> = placement.top(&key, backups).collect();
             prop_assert_eq!(top.len(), (backups + 1).min(nodes));
             prop_assert_eq!(top.first().copied(), placement.home(&key));
+            let mut scored: Vec<_> = placement.scored(key.hash()).collect();
+            scored.sort_unstable_by(|a, b| b.cmp(a));
+            let ranked = scored.iter().map(|(_, at)| &placement.active[*at].1);
+            prop_assert!(placement.ranked(&key).eq(ranked));
             prop_assert_eq!(placement.first(key.hash(), backups + 1).to_vec(), top.clone());
             for owner in placement.ranked(&key) {
                 prop_assert!(placement.keepers(&key, owner, backups).all(|id| top.contains(&id)));

@@ -152,9 +152,8 @@ impl Shard {
 
     /// The other node that owns `key`, if this one is its home, and may say so.
     pub(super) fn other_owner(&self, key: &Key) -> Option<NodeId> {
-        let owner = self.live_owner(key).filter(|owner| *owner != self.me)?;
-        let knows = self.placement.home(key) == Some(&self.me) && self.speaks_for(key);
-        knows.then_some(owner)
+        let owner = self.live_owner(key)?;
+        (owner != self.me && self.speaks_for(key)).then_some(owner)
     }
 
     fn live_owner(&self, key: &Key) -> Option<NodeId> {
