@@ -299,10 +299,7 @@ impl Driver {
                 request,
             } => {
                 let bytes = request.weight();
-                let token = match caller {
-                    Caller::Named(token) => token,
-                    Caller::New(port) => self.name(Some(&key), Port::Call(port)),
-                };
+                let token = self.name(caller, Some(&key));
                 // The home itself knows better.
                 let hint = match self.machine.speaks_for(&key) {
                     true => None,
@@ -317,7 +314,7 @@ impl Driver {
                 self.taken += bytes;
             }
             Item::Locate { port, key } => {
-                let token = self.name(Some(&key), Port::Locate(port));
+                let token = self.add(Some(&key), Port::Locate(port));
                 self.step(Input::Locate { token, key });
                 self.taken += REQUEST_BYTES;
             }
@@ -340,14 +337,12 @@ impl Driver {
                 self.outcomes += ran.weight();
                 if !gate.is_open() {
                     // What it did is gone with it.
-                    let token = match caller {
-                        Caller::Named(token) => {
-                            let waits = self.part.calls(|calls| calls.adopt(token, &key));
-                            waits.then_some(token)
-                        }
-                        Caller::New(port) => Some(self.name(Some(&key), Port::Call(port))),
+                    let waits = match &caller {
+                        Caller::Named(token) => self.part.calls(|calls| calls.adopt(*token, &key)),
+                        Caller::New(_) => true,
                     };
-                    if let Some(token) = token {
+                    if waits {
+                        let token = self.name(caller, Some(&key));
                         let input = Input::Request {
                             token,
                             key,
@@ -358,10 +353,7 @@ impl Driver {
                     }
                 } else {
                     let is_read = matches!(ran, Ran::Done { data: None, .. });
-                    let token = match caller {
-                        Caller::Named(token) => token,
-                        Caller::New(port) => self.name(None, Port::Call(port)),
-                    };
+                    let token = self.name(caller, None);
                     let input = Input::Served {
                         token,
                         key,
@@ -438,7 +430,7 @@ impl Driver {
                 self.listing = Some(Listing::begin(&self.machine, kind, port));
             }
             Item::Kill { key, port } => {
-                let is_here = self.part.resident(&key).map(Resident::kill).is_some();
+                let is_here = self.part.resident(&key).is_some_and(Resident::kill);
                 let _ = port.send(is_here);
             }
             Item::Dissolve { me, view } => {
@@ -463,8 +455,16 @@ impl Driver {
         }
     }
 
-    /// Names a client that waits; `key`: what to give up with it.
-    fn name(&mut self, key: Option<&Key>, port: Port) -> u64 {
+    /// The name of a client that waits; `key`: what to give up with it, if it is new.
+    fn name(&mut self, caller: Caller, key: Option<&Key>) -> u64 {
+        match caller {
+            Caller::Named(token) => token,
+            Caller::New(port) => self.add(key, Port::Call(port)),
+        }
+    }
+
+    /// Adds a client that waits, and gives it its name.
+    fn add(&mut self, key: Option<&Key>, port: Port) -> u64 {
         let token = self.calls.add(key.cloned(), port);
         token.expect("nobody closes the calls of a driver")
     }

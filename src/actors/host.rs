@@ -173,9 +173,7 @@ impl<G: GenServer> Resident for Seat<G> {
         let seat = Arc::clone(&job.seat);
         let handling = Box::pin(async move {
             let served = player.serve(job.name(), job.request()).await;
-            if let (_, Some(next)) = settle(job, player, served) {
-                hand_on(next);
-            }
+            finish(job, player, served);
         });
         Some(Work { seat, handling })
     }
@@ -202,9 +200,10 @@ impl<G: GenServer> Resident for Seat<G> {
         }
     }
 
-    fn kill(self: Arc<Self>) {
+    fn kill(self: Arc<Self>) -> bool {
         let host = Arc::clone(&self.host);
         host.inbox.push(Item::Kill(self));
+        true
     }
 
     fn actor(&self) -> Option<ActorId> {
@@ -360,9 +359,7 @@ fn go_on_as_task<G: GenServer>(working: Working<G>, job: Job<G>) {
     let seat = Arc::clone(&job.seat);
     seat.go_on(Box::pin(async move {
         let (player, served) = working.await;
-        if let (_, Some(next)) = settle(job, player, served) {
-            hand_on(next);
-        }
+        finish(job, player, served);
     }));
 }
 
@@ -390,13 +387,7 @@ fn handle<G: GenServer>(next: Next<G>) {
 fn ask_now<G: GenServer>((player, mut job): Next<G>) -> Option<Waiting> {
     let mut working = serve(player, &job);
     match working.as_mut().now_or_never() {
-        Some((player, served)) => {
-            let (waiting, next) = settle(job, player, served);
-            if let Some(next) = next {
-                hand_on(next);
-            }
-            waiting
-        }
+        Some((player, served)) => finish(job, player, served),
         None => {
             let Some(answer) = job.wait_begun() else {
                 discard(working);
@@ -418,6 +409,15 @@ fn settle<G: GenServer>(
     let Served { ran, ver, crashed } = served;
     let waiting = job.tell(ran, ver);
     (waiting, free(job, player, crashed))
+}
+
+/// The same; what is next is left to the host.
+fn finish<G: GenServer>(job: Job<G>, player: Player<G>, served: Served) -> Option<Waiting> {
+    let (waiting, next) = settle(job, player, served);
+    if let Some(next) = next {
+        hand_on(next);
+    }
+    waiting
 }
 
 /// The player is ready for the next request, or has crashed.

@@ -517,6 +517,7 @@ async fn where_a_type_is_not_registered_everybody_hears_that() {
     };
     told(&reason);
     assert_eq!(bench.part.load.bytes(), before);
+    assert!(!Arc::clone(&seat).kill());
     assert!(seat.give(request(1)).is_none());
     let Some(driver::Item::Ran { seat, ran }) = bench.heard() else {
         unreachable!("the part has asked");

@@ -42,8 +42,8 @@ pub(crate) trait Resident: Send + Sync {
     fn go_on(&self, handling: Handling);
     /// Ends it; nobody waits for it any more.
     fn stop(&self);
-    /// Ends it as a crash would.
-    fn kill(self: Arc<Self>);
+    /// Ends it as a crash would; false if there is no player.
+    fn kill(self: Arc<Self>) -> bool;
     /// The actor that ends with it; none if it shares one, and its part hears of its end instead.
     fn actor(&self) -> Option<ActorId>;
 }
@@ -205,7 +205,9 @@ impl Resident for Stranger {
 
     fn stop(&self) {}
 
-    fn kill(self: Arc<Self>) {}
+    fn kill(self: Arc<Self>) -> bool {
+        false
+    }
 
     fn actor(&self) -> Option<ActorId> {
         None

@@ -33,7 +33,7 @@ impl Resident for Bomb {
 
     fn stop(&self) {}
 
-    fn kill(self: Arc<Self>) {
+    fn kill(self: Arc<Self>) -> bool {
         panic!("a bug of ours");
     }
 
