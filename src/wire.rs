@@ -22,7 +22,7 @@ use crate::protocol::shard::{Copied, Msg};
 use crate::protocol::types::{ClusterId, Epoch, Key, KeyRef, Kind};
 
 /// The version of everything in this file. Nodes of different versions refuse each other's frames.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// The most bytes of messages in one frame before the next one is begun. A message may be larger by itself.
 pub(crate) const FRAME_BYTES: usize = 256 * 1024;

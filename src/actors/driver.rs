@@ -66,7 +66,7 @@ const HEALS_ALONE: usize = 32;
 const HEAL_BYTES: usize = 32 * 1024;
 
 /// With so many keys waiting for one peer that nobody waits for, no further ones are queued.
-const HEALS_MAX: usize = 1_024;
+const HEALS_MAX: usize = 128;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;

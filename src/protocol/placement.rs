@@ -52,6 +52,12 @@ impl Placement {
     /// The first `count` of those for the key with that hash. Found in one go, without an allocation: mostly few are wanted,
     /// and of every key when the view changes.
     pub fn first(&self, hash: u64, count: usize) -> SmallVec<[&NodeId; FIRST_INLINE]> {
+        let first = self.first_at(hash, count);
+        first.iter().map(|at| &self.active[*at].1).collect()
+    }
+
+    /// The same; each is the active member of that number, in the order of the view.
+    pub fn first_at(&self, hash: u64, count: usize) -> SmallVec<[usize; FIRST_INLINE]> {
         let mut first = SmallVec::<[_; FIRST_INLINE]>::new();
         for mut scored in self.scored(hash) {
             for better in &mut first {
@@ -63,7 +69,12 @@ impl Placement {
                 first.push(scored);
             }
         }
-        first.iter().map(|(_, at)| &self.active[*at].1).collect()
+        first.into_iter().map(|(_, at)| at).collect()
+    }
+
+    /// The active members, in the order of the view.
+    pub fn active(&self) -> impl Iterator<Item = &NodeId> {
+        self.active.iter().map(|(_, id)| id)
     }
 
     /// The score of every member, and where it is. The view is sorted: of equal scores the greater name is first, and no

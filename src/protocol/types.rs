@@ -245,7 +245,11 @@ impl Key {
         KeyRef::new(self.kind, &self.name)
     }
 
-    /// A hash of the whole key, the same on every node.
+    /// The bits that hashes of keys have. The others are free for what a table notes of a key; those tables go by the
+    /// highest bits and by the lowest.
+    pub const HASH_BITS: u64 = !(0b11 << 48);
+
+    /// A hash of the whole key, the same on every node; of [62 bits](Self::HASH_BITS).
     pub fn hash(&self) -> u64 {
         self.borrowed().hash
     }
@@ -272,8 +276,9 @@ pub struct KeyRef<'a> {
 impl<'a> KeyRef<'a> {
     /// The key of the actor `name` of the server type `kind`; the name is not [checked](Key::check).
     pub fn new(kind: Kind, name: &'a str) -> Self {
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0));
         Self {
-            hash: xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0)),
+            hash: hash & Key::HASH_BITS,
             kind,
             name,
         }

@@ -40,6 +40,7 @@ impl Shard {
         if self.planted.has(Defect::CarryWithoutComplete) && view.cluster == self.view.cluster {
             self.lineage = vec![self.placement.clone()];
         }
+        let growth = self.growth_to(&view);
         self.ids = view.ids().cloned().map(Arc::new).collect();
         self.view = view;
         self.placement = Placement::of(&self.view);
@@ -51,15 +52,15 @@ impl Shard {
         self.complete = false;
         self.inquiries.clear();
 
-        self.begin_sweep(out);
+        self.begin_sweep(growth, out);
         self.healing = Healing::default();
         if !self.placement.is_active(&self.me) {
             // Others own by now what this node did, and no client waits for it.
             self.end_sweep(out);
         }
         for key in self.lagging.clone() {
-            // Clients wait for some of these.
-            self.touch(&key, out);
+            // Clients wait for some of these, and what was put of the others is void.
+            self.look_closely(&key, out);
         }
         self.heal(out);
 
@@ -107,7 +108,7 @@ impl Shard {
     /// Tells everybody when all copies that this node answers for are in place.
     pub(super) fn try_done(&mut self, out: &mut Vec<Effect>) {
         let settled = self.healing.unsettled == 0 || self.planted.has(Defect::DoneWithoutAcks);
-        if self.done_sent || self.sweep.stale > 0 || !settled {
+        if self.done_sent || self.is_sweeping() || !settled {
             return;
         }
         self.done_sent = true;

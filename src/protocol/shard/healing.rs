@@ -91,17 +91,17 @@ impl Shard {
     /// Whether [`Input::Heal`](super::Input::Heal) has something to do: keys to look at after an install, or copies to
     /// send for the first time.
     pub fn is_healing(&self) -> bool {
-        self.sweep.stale > 0 || !self.healing.open.is_empty()
+        self.is_sweeping() || !self.healing.open.is_empty()
     }
 
     /// What `to` is to keep of `key` now; none if that has changed, and it is to keep nothing, or has it.
     pub fn copy_of(&self, key: &Key, to: &NodeId) -> Option<Copied<'_>> {
-        let slot = self.slots.get(key)?;
-        if slot.stamp() != self.sweep.stamp {
+        let place = self.slots.place_of(key.borrowed())?;
+        if self.is_stale(place) {
             // Whoever queued it did so under an earlier view.
             return None;
         }
-        match slot {
+        match self.slots.at(place)? {
             Slot::Own(own) => {
                 let (_, acked) = own.keepers.iter().find(|(id, _)| id == to)?;
                 (*acked != Some(own.ver)).then_some(Copied {

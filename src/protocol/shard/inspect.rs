@@ -88,10 +88,8 @@ impl Shard {
         let parked: usize = self.parked.iter().map(|(_, _, msg)| msg.weight()).sum();
         for (what, holds) in [
             ("the number of requests", self.books.pending == all.len()),
-            (
-                "the number of stale keys",
-                self.sweep.stale + fresh().count() == self.slots.len(),
-            ),
+            ("what the table knows of slots", self.slots.is_tagged()),
+            ("the slots that were looked at", self.fits()),
             (
                 "the number of unsettled keys",
                 self.healing.unsettled == fresh().filter(|slot| slot.is_unsettled()).count(),
@@ -129,6 +127,26 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether every slot is as the view wants it, but for those that are still to be looked at.
+    fn fits(&self) -> bool {
+        let fits = |key: &Key, slot: &Slot| match slot {
+            Slot::Own(own) => {
+                let keepers = self.placement.keepers(key, &self.me, self.backups);
+                let may_lag = own.unsettled || own.keepers.is_empty();
+                keepers.eq(own.keepers.iter().map(|(id, _)| id))
+                    && (own.listed || own.waiting.is_empty() && (may_lag || !own.lags()))
+            }
+            Slot::Rec(rec) => {
+                let owner = rec.owner.as_deref();
+                owner.is_none_or(|owner| self.placement.is_active(owner))
+            }
+        };
+        self.slots.unsorted().all(|(key, slot)| {
+            let place = self.slots.place_of(key.borrowed());
+            place.is_some_and(|place| self.is_stale(place)) || fits(key, slot)
+        })
+    }
+
     /// Wipes what no later step depends on, as long as `key` is the only key: two parts that are equal
     /// afterwards behave alike.
     #[doc(hidden)]
@@ -149,11 +167,12 @@ impl Shard {
         self.lagging.clear();
         self.healing.sent.clear();
         self.sweep.surplus.clear();
-        if self.sweep.stale == 0 {
-            (self.sweep.stamp, self.sweep.next) = (0, 0);
+        let has_swept = !self.is_sweeping();
+        if has_swept {
+            (self.sweep.stamp, self.sweep.moves, self.sweep.growth) = (0, 0, None);
         }
         if let Some(slot) = self.slots.get_mut(key) {
-            if self.sweep.stale == 0 {
+            if has_swept {
                 slot.set_stamp(0);
             }
             let is_rec = matches!(slot, Slot::Rec(_));

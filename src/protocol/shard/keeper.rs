@@ -48,18 +48,18 @@ impl Shard {
         let is_active = self.placement.is_active(from);
         match self.slots.find_mut(key) {
             // Late, of an owner that has put the actor to rest since: no acknowledgement is waited for.
-            Some((_, Slot::Own(own))) if (gen_, ver) < (own.gen_, own.ver) => return false,
-            Some((_, Slot::Rec(rec))) if rec.gen_ > gen_ && rec.ver > ver => return false,
-            Some((_, Slot::Own(_))) => {
+            Some(Slot::Own(own)) if (gen_, ver) < (own.gen_, own.ver) => return false,
+            Some(Slot::Rec(rec)) if rec.gen_ > gen_ && rec.ver > ver => return false,
+            Some(Slot::Own(_)) => {
                 return refuse("I1': at most one node owns a key at a time");
             }
-            Some((_, Slot::Rec(rec))) if rec.gen_ > gen_ => {
+            Some(Slot::Rec(rec)) if rec.gen_ > gen_ => {
                 return refuse("an owner's generation is never behind its keeper's");
             }
             // A newer version of the same owner is here already; its acknowledgement covers this one.
-            Some((_, Slot::Rec(rec))) if rec.gen_ == gen_ && rec.ver > ver => return false,
+            Some(Slot::Rec(rec)) if rec.gen_ == gen_ && rec.ver > ver => return false,
             // The usual case: the next version from the owner that is known.
-            Some((_, Slot::Rec(rec)))
+            Some(Slot::Rec(rec))
                 if rec.gen_ == gen_
                     && rec.confirmed
                     && rec.owner.as_deref() == Some(from)
@@ -76,7 +76,7 @@ impl Shard {
                 }
                 return true;
             }
-            Some((_, Slot::Rec(_))) | None => {}
+            Some(Slot::Rec(_)) | None => {}
         }
         let key = key.to_key();
         // A defect lets messages of other epochs pass, in which other nodes were keepers.

@@ -2,10 +2,19 @@
 //! and a key that is touched meanwhile is looked at before. To everybody outside it is as if all had been at the install:
 //! what becomes of a key depends on the view and on the key alone, nothing else happens to it before it is looked at, and
 //! the barrier waits until all have been.
+//!
+//! If nobody has left since a barrier was complete, most slots are as the new view wants them, and the ranking of their key
+//! alone tells it: an owner none of whose keepers is new, and a record that belongs here and has a confirmed owner. Those
+//! are passed over without a look at their memory, which is what costs.
+
+use smallvec::SmallVec;
 
 use super::super::defect::Defect;
+use super::super::placement::Placement;
 use super::super::types::{Key, KeyRef, NodeId};
+use super::super::view::View;
 use super::prefetch::prefetch;
+use super::table::{Role, Table};
 use super::{Effect, PREFETCHED, Rec, Shard, Slot};
 
 /// How many places are looked at at once.
@@ -19,10 +28,12 @@ pub(super) type Stamp = u16;
 pub(super) struct Sweep {
     /// The latest install.
     pub(super) stamp: Stamp,
-    /// How many slots have not been looked at after it.
-    pub(super) stale: usize,
-    /// The next place to look at.
-    pub(super) next: usize,
+    /// The next place to look at; none when all were.
+    pub(super) next: Option<usize>,
+    /// [`Table::moves`] when the first place was looked at.
+    pub(super) moves: u32,
+    /// Who came, if nobody left; otherwise every slot is to be looked at.
+    pub(super) growth: Option<Growth>,
     /// How many places to look at at once.
     pub(super) at_once: usize,
     /// Records that do not belong here any more: dropped when the barrier is complete.
@@ -33,12 +44,22 @@ impl Default for Sweep {
     fn default() -> Self {
         Self {
             stamp: 0,
-            stale: 0,
-            next: 0,
+            next: None,
+            moves: 0,
+            growth: None,
             at_once: SWEPT_AT_ONCE,
             surplus: Vec::new(),
         }
     }
+}
+
+/// What is new of a placement that has all members of the one before.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Growth {
+    /// Where this node is among its members.
+    me: usize,
+    /// Which of them are new.
+    is_new: Vec<bool>,
 }
 
 /// How a key fits a view that was just installed.
@@ -70,54 +91,75 @@ impl Slot {
 }
 
 impl Shard {
-    /// A view was installed: all slots are to be looked at.
-    pub(super) fn begin_sweep(&mut self, out: &mut Vec<Effect>) {
-        if self.sweep.stale > 0 && self.sweep.stamp == Stamp::MAX {
+    /// What is new of the placement of that view, if all slots fit the one before and nobody of that has left.
+    pub(super) fn growth_to(&self, view: &View) -> Option<Growth> {
+        // Whatever else is on its way then is listed as lagging, or has no owner.
+        let fits = self.complete && !self.planted.has(Defect::DoneWithoutAcks);
+        // All slots get the last number, so that none has one from before when the numbers come round.
+        let is_last = self.sweep.stamp == Stamp::MAX - 1;
+        if !fits || is_last || view.cluster != self.view.cluster {
+            return None;
+        }
+        let (before, after) = (&self.placement, Placement::of(view));
+        if !before.is_active(&self.me) || !before.active().all(|id| after.is_active(id)) {
+            return None;
+        }
+        Some(Growth {
+            me: after.active().position(|id| *id == self.me)?,
+            is_new: after.active().map(|id| !before.is_active(id)).collect(),
+        })
+    }
+
+    /// A view was installed: all slots are to be looked at, but for those that fit it anyway.
+    pub(super) fn begin_sweep(&mut self, growth: Option<Growth>, out: &mut Vec<Effect>) {
+        if self.is_sweeping() && self.sweep.stamp == Stamp::MAX {
             // No slot may be so old that the numbers have come round to its own.
             self.end_sweep(out);
         }
         self.sweep = Sweep {
             stamp: self.sweep.stamp.wrapping_add(1),
-            stale: self.slots.len(),
+            next: (!self.slots.is_empty()).then_some(0),
+            moves: self.slots.moves(),
+            growth,
             at_once: self.sweep.at_once,
             ..Sweep::default()
         };
     }
 
+    /// Whether there may be slots that were not looked at after the latest install.
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.sweep.next.is_some()
+    }
+
     /// Looks at all slots.
     pub(super) fn end_sweep(&mut self, out: &mut Vec<Effect>) {
-        while self.sweep.stale > 0 {
+        while self.is_sweeping() {
             self.sweep(out);
         }
     }
 
     /// Looks at some slots.
     pub(super) fn sweep(&mut self, out: &mut Vec<Effect>) {
-        if self.sweep.stale == 0 {
+        let Some(mut next) = self.sweep.next else {
             return;
-        }
+        };
         let mut slots = std::mem::take(&mut self.slots);
-        let mut rest = Vec::new();
-        for ahead in 0..self.sweep.at_once {
-            if self.sweep.stale == 0 {
-                break;
-            }
-            if ahead % PREFETCHED == 0 {
-                let next = self.sweep.next..self.sweep.next + PREFETCHED;
-                prefetch(next.filter_map(|place| slots.at(place)));
-            }
-            if self.sweep.next >= slots.places() {
-                // Some have moved meanwhile.
-                self.sweep.next = 0;
-            }
-            if let Some((hash, key, slot)) = slots.at_mut(self.sweep.next)
-                && slot.stamp() != self.sweep.stamp
-            {
-                let fit = self.look_at(hash, key, slot);
-                rest.extend(fit.map(|fit| (key.clone(), fit)));
-            }
-            self.sweep.next += 1;
+        if self.sweep.moves != slots.moves() {
+            // Some may be in places that have been passed.
+            (next, self.sweep.moves) = (0, slots.moves());
         }
+        let end = slots.places().min(next + self.sweep.at_once);
+        let mut rest = Vec::new();
+        while next < end {
+            let to = end.min(next + PREFETCHED);
+            let concerned = (next..to).filter(|place| self.is_concerned(&slots, *place));
+            let concerned: SmallVec<[usize; PREFETCHED]> = concerned.collect();
+            prefetch(concerned.iter().filter_map(|place| slots.at(*place)));
+            let looks = concerned.into_iter();
+            rest.extend(looks.filter_map(|place| self.look_at(&mut slots, place)));
+            next = to;
+        }
+        self.sweep.next = (next < slots.places()).then_some(next);
         self.slots = slots;
         for (key, fit) in rest {
             self.attend_to(key, fit, out);
@@ -126,48 +168,89 @@ impl Shard {
 
     /// Looks at the slot of a key that something is about to happen to.
     pub(super) fn touch(&mut self, key: &Key, out: &mut Vec<Effect>) {
-        if self.sweep.stale > 0 {
+        if self.is_sweeping() {
             self.touch_ref(key.borrowed(), out);
         }
     }
 
     /// The same.
     pub(super) fn touch_ref(&mut self, key: KeyRef<'_>, out: &mut Vec<Effect>) {
-        if self.sweep.stale == 0 {
-            return;
-        }
-        let mut slots = std::mem::take(&mut self.slots);
-        let mut rest = None;
-        let hash = key.hash();
-        if let Some((key, slot)) = slots.find_mut(key)
-            && slot.stamp() != self.sweep.stamp
+        if self.is_sweeping()
+            && let Some(place) = self.slots.place_of(key)
+            && self.is_concerned(&self.slots, place)
         {
-            let fit = self.look_at(hash, key, slot);
-            rest = fit.map(|fit| (key.clone(), fit));
+            self.look_now(place, out);
         }
+    }
+
+    /// Looks at the slot of a key that has more to do after an install than its ranking tells.
+    pub(super) fn look_closely(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        if let Some(place) = self.slots.place_of(key.borrowed()) {
+            self.look_now(place, out);
+        }
+    }
+
+    fn look_now(&mut self, place: usize, out: &mut Vec<Effect>) {
+        let mut slots = std::mem::take(&mut self.slots);
+        let rest = self.look_at(&mut slots, place);
         self.slots = slots;
         if let Some((key, fit)) = rest {
             self.attend_to(key, fit, out);
         }
     }
 
-    /// Looks at the slot of a key with that hash; what is to be done beside, if anything is.
-    fn look_at(&mut self, hash: u64, key: &Key, slot: &mut Slot) -> Option<Fit> {
-        let first = self.placement.first(hash, self.backups + 1);
-        let fit = self.adapt(&first, key, slot);
-        slot.set_stamp(self.sweep.stamp);
-        self.sweep.stale -= 1;
-        self.healing.unsettled += usize::from(slot.is_unsettled());
-        if matches!(slot, Slot::Rec(_)) && !first.contains(&&self.me) {
+    /// Whether what is in that place may not fit the view.
+    fn is_concerned(&self, slots: &Table, place: usize) -> bool {
+        let Some((hash, role)) = slots.role_at(place) else {
+            return false;
+        };
+        let Some(Growth { me, is_new }) = &self.sweep.growth else {
+            return true;
+        };
+        let first = || self.placement.first_at(hash, self.backups + 1).into_iter();
+        match role {
+            Role::Owned => {
+                let mut keepers = first().filter(|at| at != me).take(self.backups);
+                keepers.any(|at| is_new[at])
+            }
+            Role::Kept => !first().any(|at| at == *me),
+            Role::Loose => true,
+        }
+    }
+
+    /// Whether what is in that place, and may not fit the view, was not looked at.
+    pub(super) fn is_stale(&self, place: usize) -> bool {
+        let stamp = self.slots.at(place).map(Slot::stamp);
+        self.is_sweeping()
+            && stamp.is_some_and(|stamp| stamp != self.sweep.stamp)
+            && self.is_concerned(&self.slots, place)
+    }
+
+    /// Looks at the slot in that place, unless it was looked at; what is to be done beside, if anything is.
+    fn look_at(&mut self, slots: &mut Table, place: usize) -> Option<(Key, Fit)> {
+        let (hash, _) = slots.role_at(place)?;
+        let stamp = self.sweep.stamp;
+        let (key, fit, is_unsettled, is_surplus) = slots.change(place, |key, slot| {
+            if slot.stamp() == stamp {
+                return None;
+            }
+            let first = self.placement.first(hash, self.backups + 1);
+            let fit = self.adapt(&first, key, slot);
+            slot.set_stamp(stamp);
+            let is_surplus = matches!(slot, Slot::Rec(_)) && !first.contains(&&self.me);
+            Some((key.clone(), fit, slot.is_unsettled(), is_surplus))
+        })??;
+        self.healing.unsettled += usize::from(is_unsettled);
+        if is_surplus {
             self.sweep.surplus.push(key.clone());
         }
         match fit {
             Fit::Settled => None,
             Fit::Open => {
-                self.healing.open.push(key.clone());
+                self.healing.open.push(key);
                 None
             }
-            Fit::Urgent | Fit::Surplus => Some(fit),
+            Fit::Urgent | Fit::Surplus => Some((key, fit)),
         }
     }
 

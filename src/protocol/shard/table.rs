@@ -1,6 +1,7 @@
 //! What a part has of each key. Every request looks its key up several times, and a node at rest is little else than
 //! its records: a hash table of boxes, by the hash that a key brings along. The hash is in the table as well, so that who
-//! looks for something else, or makes the table larger, touches no box. Whoever walks it does so in the order of the keys,
+//! looks for something else, or makes the table larger, touches no box; and so is what a view has to know of most keys,
+//! to find that it changes nothing for them. Whoever walks it does so in the order of the keys,
 //! so that equal parts take equal steps.
 
 use std::fmt;
@@ -15,17 +16,70 @@ use super::Slot;
 #[derive(Clone, Default)]
 pub(super) struct Table {
     entries: HashTable<Entry>,
+    /// How often slots have gone to other places.
+    moves: u32,
+}
+
+/// What a slot is, as the table knows without a look at it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The key is owned here.
+    Owned,
+    /// A record of an owner that has confirmed it.
+    Kept,
+    /// Any other record.
+    Loose,
+}
+
+/// The lowest of the bits that hashes leave free.
+const ROLE_BIT: u32 = (!Key::HASH_BITS).trailing_zeros();
+
+impl Role {
+    fn of(slot: &Slot) -> Self {
+        match slot {
+            Slot::Own(_) => Self::Owned,
+            Slot::Rec(rec) if rec.confirmed && rec.owner.is_some() => Self::Kept,
+            Slot::Rec(_) => Self::Loose,
+        }
+    }
 }
 
 #[derive(Clone)]
 struct Entry {
-    hash: u64,
+    /// The key's hash, and the role of its slot.
+    tagged: u64,
     content: Box<(Key, Slot)>,
 }
 
 impl Entry {
+    fn new(key: Key, slot: Slot) -> Self {
+        let mut entry = Self {
+            tagged: key.hash(),
+            content: Box::new((key, slot)),
+        };
+        entry.tag();
+        entry
+    }
+
+    fn hash(&self) -> u64 {
+        self.tagged & Key::HASH_BITS
+    }
+
+    fn role(&self) -> Role {
+        match (self.tagged & !Key::HASH_BITS) >> ROLE_BIT {
+            0 => Role::Owned,
+            1 => Role::Kept,
+            _ => Role::Loose,
+        }
+    }
+
+    /// Notes the role of its slot.
+    fn tag(&mut self) {
+        self.tagged = self.hash() | (Role::of(&self.content.1) as u64) << ROLE_BIT;
+    }
+
     fn is_of(&self, key: KeyRef<'_>) -> bool {
-        self.hash == key.hash() && key.is(&self.content.0)
+        self.hash() == key.hash() && key.is(&self.content.0)
     }
 
     fn parts(&self) -> (&Key, &Slot) {
@@ -47,30 +101,34 @@ impl Table {
     /// looked for.
     pub(super) fn guess(&self, key: KeyRef<'_>) -> Option<&Slot> {
         let hash = key.hash();
-        let found = self.entries.find(hash, |entry| entry.hash == hash);
+        let found = self.entries.find(hash, |entry| entry.hash() == hash);
         found.map(|entry| &entry.content.1)
     }
 
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Slot> {
-        self.find_mut(key.borrowed()).map(|(_, slot)| slot)
+        self.find_mut(key.borrowed())
     }
 
-    pub(super) fn find_mut(&mut self, key: KeyRef<'_>) -> Option<(&Key, &mut Slot)> {
+    /// The slot of that key; whoever changes its role changes it [by its place](Self::change).
+    pub(super) fn find_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Slot> {
         let found = self.entries.find_mut(key.hash(), |entry| entry.is_of(key));
-        found.map(|entry| (&entry.content.0, &mut entry.content.1))
+        found.map(|entry| &mut entry.content.1)
     }
 
     /// Puts a slot in place; what was there before.
     pub(super) fn insert(&mut self, key: Key, slot: Slot) -> Option<Slot> {
-        let hash = key.hash();
+        let is_full = self.entries.len() == self.entries.capacity();
         let is_it = |entry: &Entry| entry.is_of(key.borrowed());
-        match self.entries.entry(hash, is_it, |entry| entry.hash) {
+        match self.entries.entry(key.hash(), is_it, Entry::hash) {
             hash_table::Entry::Occupied(mut entry) => {
-                Some(std::mem::replace(&mut entry.get_mut().content.1, slot))
+                let before = std::mem::replace(&mut entry.get_mut().content.1, slot);
+                entry.get_mut().tag();
+                Some(before)
             }
             hash_table::Entry::Vacant(entry) => {
-                let content = Box::new((key, slot));
-                entry.insert(Entry { hash, content });
+                entry.insert(Entry::new(key, slot));
+                // It was made larger, or cleaned up.
+                self.moves = self.moves.wrapping_add(is_full.into());
                 None
             }
         }
@@ -82,26 +140,44 @@ impl Table {
         found.ok().map(|entry| entry.remove().0.content.1)
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// How many places there are for them.
+    /// How many places there are for slots. A slot stays in its place as long as [`moves`](Self::moves) is what it is.
     pub(super) fn places(&self) -> usize {
         self.entries.num_buckets()
     }
 
-    /// What is in one of these places, if anything is.
+    /// A count that changes when slots go to other places.
+    pub(super) fn moves(&self) -> u32 {
+        self.moves
+    }
+
+    /// Where the slot of that key is.
+    pub(super) fn place_of(&self, key: KeyRef<'_>) -> Option<usize> {
+        let is_it = |entry: &Entry| entry.is_of(key);
+        self.entries.find_bucket_index(key.hash(), is_it)
+    }
+
+    /// The hash and the role of what is in one of these places, if anything is.
+    pub(super) fn role_at(&self, place: usize) -> Option<(u64, Role)> {
+        let entry = self.entries.get_bucket(place)?;
+        Some((entry.hash(), entry.role()))
+    }
+
+    /// That itself.
     pub(super) fn at(&self, place: usize) -> Option<&Slot> {
         self.entries.get_bucket(place).map(|entry| &entry.content.1)
     }
 
-    /// The same, with its key and the hash of that. Only when the table grows, or is cleaned up, does it move.
-    pub(super) fn at_mut(&mut self, place: usize) -> Option<(u64, &Key, &mut Slot)> {
-        let Entry { hash, content } = self.entries.get_bucket_mut(place)?;
-        let (key, slot) = &mut **content;
-        Some((*hash, key, slot))
+    /// Changes it, and with it its role perhaps.
+    pub(super) fn change<T>(
+        &mut self,
+        place: usize,
+        change: impl FnOnce(&Key, &mut Slot) -> T,
+    ) -> Option<T> {
+        let entry = self.entries.get_bucket_mut(place)?;
+        let (key, slot) = &mut *entry.content;
+        let changed = change(key, slot);
+        entry.tag();
+        Some(changed)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -128,6 +204,14 @@ impl Table {
     /// Takes it apart, in no order.
     pub(super) fn into_values(self) -> impl Iterator<Item = Slot> {
         self.entries.into_iter().map(|entry| entry.content.1)
+    }
+
+    /// Whether every entry says what its slot is.
+    pub(super) fn is_tagged(&self) -> bool {
+        let is_true = |entry: &Entry| {
+            entry.hash() == entry.content.0.hash() && entry.role() == Role::of(&entry.content.1)
+        };
+        self.entries.iter().all(is_true)
     }
 }
 
