@@ -146,7 +146,7 @@ fn several_versions_under_way() {
             slow_actor: true,
             ..THREE
         },
-        57_217,
+        57_499,
     );
     holds(
         &Cfg {
@@ -162,7 +162,7 @@ fn several_versions_under_way() {
             crashes: 0,
             ..THREE
         },
-        65_876,
+        66_140,
     );
 }
 
@@ -197,7 +197,7 @@ fn a_joiner_comes_to_the_survivor_of_two() {
             retries: 1,
             ..joined_by(0)
         },
-        211_476,
+        211_654,
     );
     holds(
         &Cfg {
@@ -218,7 +218,7 @@ fn requests_that_go_past_the_part() {
             slow_actor: true,
             ..THREE
         },
-        58_163,
+        58_457,
     );
     holds(
         &Cfg {
@@ -268,7 +268,7 @@ fn a_leave_beside_an_eviction() {
             crashes: 0,
             ..THREE
         },
-        145_845,
+        145_935,
     );
 }
 
@@ -429,7 +429,7 @@ fn an_actor_goes_to_rest_beside_a_loss() {
             live_every: 4,
             ..RESTED
         },
-        94_975,
+        95_093,
     );
     holds(
         &Cfg {
@@ -438,7 +438,7 @@ fn an_actor_goes_to_rest_beside_a_loss() {
             live_every: 16,
             ..RESTED
         },
-        68_897,
+        69_236,
     );
 }
 
@@ -474,7 +474,7 @@ fn an_actor_goes_to_rest_beside_a_join_or_a_leave() {
             live_every: 16,
             ..RESTED
         },
-        159_431,
+        159_549,
     );
 }
 
@@ -492,7 +492,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            397_718,
+            398_456,
         ),
         (
             Cfg {
@@ -502,7 +502,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            119_494,
+            120_087,
         ),
         (
             Cfg {
@@ -521,7 +521,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            300_145,
+            300_675,
         ),
         (
             Cfg {
@@ -564,7 +564,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            866_785,
+            867_497,
         ),
         (
             Cfg {
@@ -576,7 +576,7 @@ fn everything_at_rest_that_fits() {
                 live_every: 64,
                 ..RESTED
             },
-            369_989,
+            372_194,
         ),
         (
             Cfg {
@@ -597,7 +597,7 @@ fn everything_at_rest_that_fits() {
                 joins: 1,
                 ..RESTED
             },
-            479_265,
+            479_599,
         ),
     ];
     all_hold(&table);
@@ -642,7 +642,7 @@ fn everything_that_fits() {
                 slow_puts: true,
                 ..three.clone()
             },
-            121_094,
+            121_538,
         ),
         (
             Cfg {
@@ -651,7 +651,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..three.clone()
             },
-            36_028,
+            36_319,
         ),
         (
             Cfg {
@@ -660,18 +660,18 @@ fn everything_that_fits() {
                 clients: 1,
                 ..joined_by(0)
             },
-            403_734,
+            410_676,
         ),
-        (joined_by(0), 4_472_832),
-        (joined_by(1), 3_483_800),
-        (joined_by(2), 3_161_492),
+        (joined_by(0), 4_473_046),
+        (joined_by(1), 3_483_914),
+        (joined_by(2), 3_161_552),
         (
             Cfg {
                 joiners: set(&[3]),
                 joins: 1,
                 ..three.clone()
             },
-            2_779_753,
+            2_779_825,
         ),
         (
             Cfg {
@@ -679,7 +679,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(0)
             },
-            2_531_894,
+            2_534_029,
         ),
         (
             Cfg {
@@ -687,7 +687,7 @@ fn everything_that_fits() {
                 lease: true,
                 ..joined_by(0)
             },
-            2_866_457,
+            2_883_147,
         ),
         (
             Cfg {
@@ -703,7 +703,7 @@ fn everything_that_fits() {
                 retries: 1,
                 ..joined_by(0)
             },
-            5_911_513,
+            5_914_787,
         ),
         (
             Cfg {

@@ -65,8 +65,9 @@ const HEALS_ALONE: usize = 32;
 /// No more of them are added to a frame that has so many bytes.
 const HEAL_BYTES: usize = 32 * 1024;
 
-/// With so many keys waiting for one peer that nobody waits for, no further ones are queued.
-const HEALS_MAX: usize = 128;
+/// With so many keys waiting for one peer that nobody waits for, a frame of them, no further ones are looked for: what was
+/// looked at is to be in the cache still when it is sent.
+const HEALS_MAX: usize = HEALS_ALONE;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;

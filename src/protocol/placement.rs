@@ -52,24 +52,18 @@ impl Placement {
     /// The first `count` of those for the key with that hash. Found in one go, without an allocation: mostly few are wanted,
     /// and of every key when the view changes.
     pub fn first(&self, hash: u64, count: usize) -> SmallVec<[&NodeId; FIRST_INLINE]> {
-        let first = self.first_at(hash, count);
-        first.iter().map(|at| &self.active[*at].1).collect()
-    }
-
-    /// The same; each is the active member of that number, in the order of the view.
-    pub fn first_at(&self, hash: u64, count: usize) -> SmallVec<[usize; FIRST_INLINE]> {
-        let mut first = SmallVec::<[_; FIRST_INLINE]>::new();
-        for mut scored in self.scored(hash) {
+        let mut first = SmallVec::<[Score; FIRST_INLINE]>::new();
+        for mut score in self.scores(hash) {
             for better in &mut first {
-                if scored > *better {
-                    std::mem::swap(better, &mut scored);
-                }
+                // Without a branch: it would be guessed wrong half of the time.
+                (*better, score) = (score.max(*better), score.min(*better));
             }
             if first.len() < count {
-                first.push(scored);
+                first.push(score);
             }
         }
-        first.into_iter().map(|(_, at)| at).collect()
+        let ids = first.into_iter().map(|score| self.of_score(score));
+        ids.collect()
     }
 
     /// The active members, in the order of the view.
@@ -77,17 +71,31 @@ impl Placement {
         self.active.iter().map(|(_, id)| id)
     }
 
-    /// The score of every member, and where it is. The view is sorted: of equal scores the greater name is first, and no
-    /// names are compared.
-    fn scored(&self, hash: u64) -> impl Iterator<Item = (u64, usize)> {
-        let seeds = self.active.iter().map(move |(seed, _)| mix(seed ^ hash));
-        seeds.enumerate().map(|(at, score)| (score, at))
+    /// Where it is among those.
+    pub fn position(&self, id: &NodeId) -> Option<usize> {
+        self.active().position(|a| a == id)
+    }
+
+    /// The rank of the member in that position, for a key with that hash.
+    pub fn rank(&self, hash: u64, position: usize) -> usize {
+        let it = score(self.active[position].0, hash, position);
+        self.scores(hash).filter(|other| *other > it).count()
+    }
+
+    /// The score of every member.
+    fn scores(&self, hash: u64) -> impl Iterator<Item = Score> {
+        let members = self.active.iter().enumerate();
+        members.map(move |(position, (seed, _))| score(*seed, hash, position))
+    }
+
+    /// Whose score that is.
+    fn of_score(&self, score: Score) -> &NodeId {
+        &self.active[(score & POSITION) as usize].1
     }
 
     /// The member of rank 0: the directory entry of `key`.
     pub fn home(&self, key: &Key) -> Option<&NodeId> {
-        let (_, at) = self.scored(key.hash()).max()?;
-        Some(&self.active[at].1)
+        Some(self.of_score(self.scores(key.hash()).max()?))
     }
 
     /// The first `backups` members that are not `owner`: who holds a copy beside it. The home is either the
@@ -108,10 +116,29 @@ impl Placement {
         self.first(key.hash(), backups + 1).into_iter()
     }
 
+    /// Whether the member in that position is one of the [`keepers`](Self::keepers) of a key with that hash. `owner`: the
+    /// position of its owner.
+    pub fn is_keeper(&self, hash: u64, owner: usize, backups: usize, position: usize) -> bool {
+        let rank = self.rank(hash, position);
+        let after_owner = usize::from(self.rank(hash, owner) < rank);
+        position != owner && rank - after_owner < backups
+    }
+
     /// Whether `id` is one of the [`top`](Self::top).
     pub fn is_top(&self, key: &Key, backups: usize, id: &NodeId) -> bool {
-        self.top(key, backups).any(|top| top == id)
+        let position = self.position(id);
+        position.is_some_and(|position| self.rank(key.hash(), position) <= backups)
     }
+}
+
+/// How a key ranks a member, with its position in the [lowest bits](POSITION): no two are equal, and no names are compared.
+type Score = u64;
+
+/// There are fewer members than that.
+const POSITION: Score = 0xffff;
+
+fn score(seed: u64, hash: u64, position: usize) -> Score {
+    mix(seed ^ hash) & !POSITION | position as u64 & POSITION
 }
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood, 2014): every input bit reaches every output bit.
@@ -192,13 +219,22 @@ mod tests {
             let top: Vec<_> = placement.top(&key, backups).collect();
             prop_assert_eq!(top.len(), (backups + 1).min(nodes));
             prop_assert_eq!(top.first().copied(), placement.home(&key));
-            let mut scored: Vec<_> = placement.scored(key.hash()).collect();
-            scored.sort_unstable_by(|a, b| b.cmp(a));
-            let ranked = scored.iter().map(|(_, at)| &placement.active[*at].1);
+            let mut scores: Vec<_> = placement.scores(key.hash()).collect();
+            scores.sort_unstable_by(|a, b| b.cmp(a));
+            let ranked = scores.iter().map(|score| placement.of_score(*score));
             prop_assert!(placement.ranked(&key).eq(ranked));
             prop_assert_eq!(placement.first(key.hash(), backups + 1).to_vec(), top.clone());
-            for owner in placement.ranked(&key) {
-                prop_assert!(placement.keepers(&key, owner, backups).all(|id| top.contains(&id)));
+            for (rank, id) in placement.ranked(&key).enumerate() {
+                prop_assert_eq!(placement.position(id).map(|at| placement.rank(key.hash(), at)), Some(rank));
+                prop_assert_eq!(placement.is_top(&key, backups, id), top.contains(&id));
+            }
+            for (at, owner) in placement.active().enumerate() {
+                let keepers: Vec<_> = placement.keepers(&key, owner, backups).collect();
+                prop_assert!(keepers.iter().all(|id| top.contains(id)));
+                for (position, id) in placement.active().enumerate() {
+                    let is_keeper = placement.is_keeper(key.hash(), at, backups, position);
+                    prop_assert_eq!(is_keeper, keepers.contains(&id));
+                }
             }
         }
 

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The parts of a node are independent instances of the data protocol: each has its own barrier. This file
-//! holds the state and the dispatch; `owner`, `directory`, `inquiry`, `keeper`, `barrier`, `sweep`, `healing` and `rest`
-//! hold the rules.
+//! holds the state and the dispatch; `owner`, `lagging`, `directory`, `inquiry`, `keeper`, `barrier`, `sweep`, `healing`
+//! and `rest` hold the rules.
 
 mod barrier;
 mod directory;
@@ -22,6 +22,7 @@ mod index;
 mod inquiry;
 mod inspect;
 mod keeper;
+mod lagging;
 mod owner;
 mod prefetch;
 mod queue;
@@ -52,6 +53,7 @@ use held::Books;
 pub use held::REQUEST_BYTES;
 use index::Index;
 use inquiry::Inquiry;
+use lagging::{Lagging, Listed};
 pub use owner::key_max;
 pub use prefetch::PREFETCHED;
 use queue::Queue;
@@ -388,7 +390,7 @@ pub enum Input {
     Install(View),
     /// There is room for more of the copies that a view has made necessary: see [`Shard::is_healing`].
     Heal,
-    /// Time to send again what has not been acknowledged for a while, and to answer what waited for the lease.
+    /// Time to send again what has not been acknowledged for a while, and to answer what has waited for the lease as long.
     Tick,
     /// A peer was connected: send again at once what was not acknowledged, and ask again what was not answered.
     Linked,
@@ -534,8 +536,8 @@ struct Own {
     actor: Actor,
     /// The tick of the last Put.
     put_at: u64,
-    /// Whether the key is in `lagging`.
-    listed: bool,
+    /// Where it is in `lagging`.
+    listed: Listed,
     /// Whether this epoch's sync waits for it.
     unsettled: bool,
     stamp: Stamp,
@@ -626,9 +628,9 @@ pub struct Shard {
     /// Under which token a request of a client of this node was forwarded, by its own token.
     forwarded_as: Index<u64>,
     locating: BTreeMap<u64, Key>,
-    /// Owned keys that some keeper has not acknowledged, or whose answers only the lease holds back; and some
-    /// that no longer are. What only this epoch's sync waits for is in `healing` alone.
-    lagging: Vec<Key>,
+    /// Owned keys that some keeper lags behind, or whose answers only the lease holds back. What only this epoch's sync
+    /// waits for is in `healing` alone.
+    lagging: Lagging,
     parked: Vec<(NodeId, Epoch, Msg)>,
     /// The keys of which this node asks all members what they have, as a home without authority: see `inquiry`.
     inquiries: BTreeMap<Key, Inquiry>,
@@ -669,7 +671,7 @@ impl Shard {
             forwarded: Index::default(),
             forwarded_as: Index::default(),
             locating: BTreeMap::new(),
-            lagging: Vec::new(),
+            lagging: Lagging::default(),
             parked: Vec::new(),
             inquiries: BTreeMap::new(),
             rests: 0,
@@ -729,7 +731,7 @@ impl Shard {
                 self.resend(leased, RESEND_AFTER, out);
             }
             Input::Linked => self.resend(leased, 0, out),
-            Input::Leased => self.revisit(leased, None, out),
+            Input::Leased => self.revisit(leased, self.tick, false, out),
             Input::Quiesce => self.quiescing = true,
             Input::Refuse => self.refuse(out),
         }
@@ -1089,23 +1091,26 @@ impl Shard {
         Ok(())
     }
 
-    /// Answers what only the lease held back, forgets which keys no longer lag, and puts those again that were last put
-    /// as early as that.
-    fn revisit(&mut self, leased: bool, put_by: Option<u64>, out: &mut Vec<Effect>) {
-        for key in std::mem::take(&mut self.lagging) {
-            self.touch(&key, out);
-            if self.own(&key).is_some_and(|own| !own.waiting.is_empty()) {
-                self.settle(leased, &key, out);
-            }
-            let Some(Slot::Own(own)) = self.slots.get_mut(&key) else {
-                continue;
-            };
-            own.listed = false;
-            if own.lags() || !own.waiting.is_empty() {
-                if own.lags() && put_by.is_some_and(|by| own.put_at <= by) {
-                    own.send_puts(&key, self.tick, out);
+    /// Looks at what lags as of the tick `by` or before: answers what only the lease held back, and, if `again`, puts what
+    /// was last put as early as that.
+    fn revisit(&mut self, leased: bool, by: u64, again: bool, out: &mut Vec<Effect>) {
+        for names in self.lagging.take(by).chunks(PREFETCHED) {
+            self.prefetch(names.iter().map(Key::borrowed));
+            for key in names.iter() {
+                if self.own(key).is_none_or(|own| !own.listed.lags) {
+                    continue;
                 }
-                own.list(&key, &mut self.lagging);
+                self.touch(key, out);
+                self.settle(leased, key, out);
+                let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
+                    continue;
+                };
+                if own.listed.lags {
+                    if again && own.lags() && own.put_at <= by {
+                        own.send_puts(key, self.tick, out);
+                    }
+                    self.lagging.add(self.tick, key, own);
+                }
             }
         }
     }
@@ -1114,7 +1119,9 @@ impl Shard {
     fn resend(&mut self, leased: bool, after: u64, out: &mut Vec<Effect>) {
         let tick = self.tick;
         let put_by = tick.checked_sub(after);
-        self.revisit(leased, put_by, out);
+        if let Some(by) = put_by {
+            self.revisit(leased, by, true, out);
+        }
         if after == 0 {
             self.heal_again();
             self.inquire_again(out);

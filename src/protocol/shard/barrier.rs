@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::super::defect::Defect;
 use super::super::placement::Placement;
-use super::super::types::NodeId;
+use super::super::types::{Key, NodeId};
 use super::super::view::View;
-use super::{Effect, Forwarded, Healing, Msg, Shard, Slot};
+use super::{Effect, Forwarded, Healing, Msg, PREFETCHED, Shard, Slot};
 
 /// Most views whose homes are remembered until a barrier completes; beyond, authority waits for the barrier.
 const LINEAGE_MAX: usize = 32;
@@ -58,9 +58,10 @@ impl Shard {
             // Others own by now what this node did, and no client waits for it.
             self.end_sweep(out);
         }
-        for key in self.lagging.clone() {
+        for names in self.lagging.names().chunks(PREFETCHED) {
+            self.prefetch(names.iter().map(Key::borrowed));
             // Clients wait for some of these, and what was put of the others is void.
-            self.look_closely(&key, out);
+            names.iter().for_each(|key| self.look_closely(key, out));
         }
         self.heal(out);
 

@@ -183,8 +183,8 @@ impl Shard {
         match self.slots.get_mut(key) {
             Some(Slot::Own(own)) => {
                 // Those that are listed as lagging are looked at there.
-                let due =
-                    again.is_none_or(|by| !own.listed && by.is_some_and(|by| own.put_at <= by));
+                let due = again
+                    .is_none_or(|by| !own.listed.lags && by.is_some_and(|by| own.put_at <= by));
                 if own.unsettled && due {
                     own.send_puts(key, self.tick, out);
                 }

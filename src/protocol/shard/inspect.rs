@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::super::types::{Key, NodeId, RequestId};
 use super::index::Index;
-use super::{Origin, PARKED_MAX, Pending, REQUEST_BYTES, Rec, Shard, Slot};
+use super::{Lagging, Origin, PARKED_MAX, Pending, REQUEST_BYTES, Rec, Shard, Slot};
 
 impl Shard {
     /// How many places to look at at once after an install.
@@ -132,9 +132,11 @@ impl Shard {
         let fits = |key: &Key, slot: &Slot| match slot {
             Slot::Own(own) => {
                 let keepers = self.placement.keepers(key, &self.me, self.backups);
-                let may_lag = own.unsettled || own.keepers.is_empty();
+                let is_listed = own.listed.lags && self.lagging.has(key, own.listed);
+                // Copies that heal are sent again without being listed; where nobody can keep one, none is.
+                let is_elsewhere = own.unsettled || own.keepers.is_empty();
                 keepers.eq(own.keepers.iter().map(|(id, _)| id))
-                    && (own.listed || own.waiting.is_empty() && (may_lag || !own.lags()))
+                    && (is_listed || is_elsewhere || own.waiting.is_empty() && !own.lags())
             }
             Slot::Rec(rec) => {
                 let owner = rec.owner.as_deref();
@@ -164,7 +166,7 @@ impl Shard {
             // Replies to earlier tokens belong to earlier epochs, or have arrived.
             self.next_token = 0;
         }
-        self.lagging.clear();
+        self.lagging = Lagging::default();
         self.healing.sent.clear();
         self.sweep.surplus.clear();
         let has_swept = !self.is_sweeping();
@@ -186,8 +188,8 @@ impl Shard {
                 if !own.unsettled {
                     own.sync_ver = 0;
                 }
-                if own.listed {
-                    self.lagging.push(key.clone());
+                if std::mem::take(&mut own.listed).lags {
+                    self.lagging.add(self.tick, key, own);
                 }
             }
         }

@@ -78,13 +78,14 @@ impl Shard {
             }
             Some(Slot::Rec(_)) | None => {}
         }
-        let key = key.to_key();
         // A defect lets messages of other epochs pass, in which other nodes were keepers.
         let is_keeper = || {
-            let mut keepers = self.placement.keepers(&key, from, self.backups);
-            keepers.any(|id| *id == self.me)
+            let placement = &self.placement;
+            let positions = placement.position(from).zip(placement.position(&self.me));
+            positions
+                .is_some_and(|(owner, me)| placement.is_keeper(key.hash(), owner, self.backups, me))
         };
-        if same_epoch && !(is_active && is_keeper()) {
+        if same_epoch && !is_keeper() {
             return refuse("an owner puts its state to its keepers alone");
         }
         let rec = Rec {
@@ -96,7 +97,7 @@ impl Shard {
             acks: None,
             stamp: 0,
         };
-        self.store(&key, rec, None, out);
+        self.store(&key.to_key(), rec, None, out);
         true
     }
 

@@ -10,8 +10,8 @@ use super::super::blob::Blob;
 use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId};
 use super::{
-    Actor, Answer, Books, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Msg, Origin, Own,
-    Pending, Ran, Request, Shard, Slot, Wanted,
+    Actor, Answer, Books, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Lagging, Listed, Msg,
+    Origin, Own, Pending, Ran, Request, Shard, Slot, Wanted,
 };
 
 impl Own {
@@ -40,27 +40,19 @@ impl Own {
         }
     }
 
-    /// Lists the key as lagging.
-    pub(super) fn list(&mut self, key: &Key, lagging: &mut Vec<Key>) {
-        if !self.listed {
-            self.listed = true;
-            lagging.push(key.clone());
-        }
-    }
-
     /// Answers what every keeper has, if the node may: see [`Shard::may_answer`].
     fn settle(
         &mut self,
-        key: &Key,
+        (key, tick): (&Key, u64),
         may_answer: Option<bool>,
         books: &mut Books,
-        lagging: &mut Vec<Key>,
+        lagging: &mut Lagging,
         out: &mut Vec<Effect>,
     ) {
         let Some(before_ack) = may_answer else {
-            // The next tick looks again: a key with answers is listed.
+            // It is looked at again when the node may.
             if !self.waiting.is_empty() {
-                self.list(key, lagging);
+                lagging.add(tick, key, self);
             }
             return;
         };
@@ -75,6 +67,9 @@ impl Own {
             books.held -= handled.reply.len();
             books.release(&handled.pending);
             finish(handled.pending.origin, Answer::Reply(handled.reply), out);
+        }
+        if self.listed.lags && self.waiting.is_empty() && !self.lags() {
+            lagging.leave(self);
         }
     }
 
@@ -256,7 +251,7 @@ impl Shard {
             waiting: Default::default(),
             actor: Actor::Up,
             put_at: 0,
-            listed: false,
+            listed: Listed::default(),
             unsettled: !self.done_sent,
             stamp: 0,
         };
@@ -362,7 +357,7 @@ impl Shard {
                         .push_back(handled, &mut self.books.spare_waiting);
                     if changed {
                         own.send_puts(key, self.tick, out);
-                        own.list(key, &mut self.lagging);
+                        self.lagging.add(self.tick, key, own);
                     }
                     if !changed || self.planted.has(Defect::ReplyBeforeAck) {
                         self.settle(leased, key, out);
@@ -384,7 +379,7 @@ impl Shard {
     pub(super) fn send_puts(&mut self, key: &Key, out: &mut Vec<Effect>) {
         if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
             own.send_puts(key, self.tick, out);
-            own.list(key, &mut self.lagging);
+            self.lagging.add(self.tick, key, own);
         }
     }
 
@@ -417,14 +412,16 @@ impl Shard {
             own.unsettled = false;
             self.healing.unsettled -= 1;
         }
-        own.settle(key, may_answer, &mut self.books, &mut self.lagging, out);
+        let at = (key, self.tick);
+        own.settle(at, may_answer, &mut self.books, &mut self.lagging, out);
     }
 
     /// Answers what every keeper has, if this node may.
     pub(super) fn settle(&mut self, leased: bool, key: &Key, out: &mut Vec<Effect>) {
         let may_answer = self.may_answer(leased);
         if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
-            own.settle(key, may_answer, &mut self.books, &mut self.lagging, out);
+            let at = (key, self.tick);
+            own.settle(at, may_answer, &mut self.books, &mut self.lagging, out);
         }
     }
 

@@ -66,9 +66,6 @@ impl Shard {
         let Some(Slot::Own(own)) = self.take_slot(key) else {
             return;
         };
-        if own.listed {
-            self.lagging.retain(|lagging| lagging != key);
-        }
         out.push(Effect::Stop {
             key: key.clone(),
             gen_,

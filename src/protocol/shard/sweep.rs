@@ -58,8 +58,8 @@ impl Default for Sweep {
 pub(super) struct Growth {
     /// Where this node is among its members.
     me: usize,
-    /// Which of them are new.
-    is_new: Vec<bool>,
+    /// Where the new ones are.
+    new: Vec<usize>,
 }
 
 /// How a key fits a view that was just installed.
@@ -105,8 +105,12 @@ impl Shard {
             return None;
         }
         Some(Growth {
-            me: after.active().position(|id| *id == self.me)?,
-            is_new: after.active().map(|id| !before.is_active(id)).collect(),
+            me: after.position(&self.me)?,
+            new: {
+                let active = after.active().enumerate();
+                let new = active.filter(|(_, id)| !before.is_active(id));
+                new.map(|(position, _)| position).collect()
+            },
         })
     }
 
@@ -204,16 +208,14 @@ impl Shard {
         let Some((hash, role)) = slots.role_at(place) else {
             return false;
         };
-        let Some(Growth { me, is_new }) = &self.sweep.growth else {
+        let Some(Growth { me, new }) = &self.sweep.growth else {
             return true;
         };
-        let first = || self.placement.first_at(hash, self.backups + 1).into_iter();
+        let (placement, backups) = (&self.placement, self.backups);
+        let keeps = |new: &usize| placement.is_keeper(hash, *me, backups, *new);
         match role {
-            Role::Owned => {
-                let mut keepers = first().filter(|at| at != me).take(self.backups);
-                keepers.any(|at| is_new[at])
-            }
-            Role::Kept => !first().any(|at| at == *me),
+            Role::Owned => new.iter().any(keeps),
+            Role::Kept => placement.rank(hash, *me) > backups,
             Role::Loose => true,
         }
     }
@@ -321,7 +323,7 @@ impl Shard {
         };
         if is_active {
             own.send_puts(&key, self.tick, out);
-            own.list(&key, &mut self.lagging);
+            self.lagging.add(self.tick, &key, own);
             return;
         }
         let rec = Rec::without_owner(own.gen_, own.ver, &own.data);

@@ -1,8 +1,8 @@
 //! What a part has of each key. Every request looks its key up several times, and a node at rest is little else than
 //! its records: a hash table of boxes, by the hash that a key brings along. The hash is in the table as well, so that who
 //! looks for something else, or makes the table larger, touches no box; and so is what a view has to know of most keys,
-//! to find that it changes nothing for them. Whoever walks it does so in the order of the keys,
-//! so that equal parts take equal steps.
+//! to find that it changes nothing for them. Whoever walks it does so in the order of the keys, so that equal parts take
+//! equal steps.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -243,7 +243,36 @@ impl fmt::Debug for Table {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::super::types::{Epoch, Kind, NodeId};
+    use super::super::Rec;
     use super::*;
+
+    #[test]
+    fn the_role_is_that_of_the_slot_after_every_change() {
+        let key = Key::new(Kind(1), "k");
+        let mut table = Table::default();
+        let loose = || Rec::without_owner(Epoch(1), 1, b"1");
+        let kept = || {
+            let owner = Some(Arc::new(NodeId::new("a@h", 1)));
+            Slot::Rec(Rec { owner, ..loose() })
+        };
+        let role = |table: &Table| {
+            let place = table.place_of(key.borrowed());
+            place.and_then(|place| table.role_at(place))
+        };
+        assert_eq!(role(&table), None);
+        table.insert(key.clone(), Slot::Rec(loose()));
+        assert_eq!(role(&table), Some((key.hash(), Role::Loose)));
+        table.insert(key.clone(), kept());
+        assert_eq!(role(&table), Some((key.hash(), Role::Kept)));
+        let place = table.place_of(key.borrowed());
+        let place = place.expect("it is there");
+        table.change(place, |_, slot| *slot = Slot::Rec(loose()));
+        assert_eq!(role(&table), Some((key.hash(), Role::Loose)));
+        assert!(table.is_tagged());
+    }
 
     #[test]
     fn an_entry_takes_a_block_of_96_bytes() {

@@ -1,6 +1,7 @@
 //! The rules of the data protocol, one sentence each, told to one part by hand.
 
 mod inquiry;
+mod lagging;
 mod sweep;
 
 use std::sync::Arc;

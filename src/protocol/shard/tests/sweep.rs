@@ -141,29 +141,39 @@ fn a_record_without_an_owner_is_passed_on_though_its_ranking_is_the_same() {
 }
 
 #[test]
+fn a_joiner_gets_the_copies_of_which_it_is_the_keeper_now() {
+    let names = ["a@h", "d@h", "b@h", "c@h"];
+    let before = ["a@h", "b@h", "c@h"];
+    let mut part = Part::in_view("a@h", view(1, &before), ranked(&names));
+    part.ask(1, request(1));
+    part.ran("one", Some("1"));
+    part.acked("b@h", 1);
+    let effects = part.step(Input::Install(view(2, &names)));
+    assert_eq!(part.copies_to("d@h", &effects).len(), 1);
+    assert!(!part.shard.done_sent());
+}
+
+#[test]
 fn slots_that_move_meanwhile_are_looked_at() {
-    let mut part = keeper_of(7);
-    part.step(Input::Install(view(2, &["b@h", "c@h"])));
-    part.shard.sweep_at_once(1);
-    let old: Vec<Key> = part
-        .shard
-        .slots
-        .iter()
-        .map(|(key, _)| key.clone())
-        .collect();
-    for _ in 0..4 {
+    for swept in 1..30 {
+        let mut part = keeper_of(28);
+        let slots = part.shard.slots.iter();
+        let old: Vec<Key> = slots.map(|(key, _)| key.clone()).collect();
+        part.step(Input::Install(view(2, &["b@h", "c@h"])));
+        part.shard.sweep_at_once(swept);
         part.step(Input::Heal);
+        let moves = part.shard.slots.moves();
+        for n in 0..100 {
+            part.key = Key::new(Kind(3), format!("new{n}"));
+            part.put("c@h", 2, 1, "1");
+        }
+        assert_ne!(part.shard.slots.moves(), moves);
+        while part.shard.is_healing() {
+            part.step(Input::Heal);
+        }
+        part.shard.audit().expect("the books are right");
+        let record = |key| part.shard.record(key);
+        let is_orphan = |key| record(key).is_some_and(|rec| rec.3.is_none());
+        assert!(old.iter().all(is_orphan));
     }
-    let moves = part.shard.slots.moves();
-    for n in 0..100 {
-        part.key = Key::new(Kind(3), format!("new{n}"));
-        part.put("c@h", 2, 1, "1");
-    }
-    assert_ne!(part.shard.slots.moves(), moves);
-    while part.shard.is_healing() {
-        part.step(Input::Heal);
-    }
-    part.shard.audit().expect("the books are right");
-    let is_orphan = |key: &Key| part.shard.record(key).is_some_and(|rec| rec.3.is_none());
-    assert!(old.iter().all(is_orphan));
 }
