@@ -95,7 +95,7 @@ fn a_crash_that_one_node_notices_late() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        216_048,
+        219_318,
     );
 }
 
@@ -109,7 +109,7 @@ fn a_crash_between_two_requests() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        62_012,
+        72_989,
     );
 }
 
@@ -124,7 +124,7 @@ fn a_witnessed_crash() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::WITNESSED, goals::RECOVERED],
-        103_488,
+        103_580,
     );
 }
 
@@ -139,7 +139,7 @@ fn a_node_cut_off_is_evicted_and_comes_back() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::REJOINED],
-        82_027,
+        87_603,
     );
 }
 
@@ -153,7 +153,7 @@ fn both_sides_of_a_cut_are_asked() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::REJOINED],
-        26_198,
+        34_486,
     );
 }
 
@@ -169,7 +169,7 @@ fn the_survivor_of_two_goes_on_with_the_restarted_other() {
     holds(
         &Cfg { budget, ..TWO },
         &[goals::ANSWERED, goals::RECOVERED],
-        93_901,
+        100_218,
     );
 }
 
@@ -184,7 +184,7 @@ fn a_restart_beside_an_eviction() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        32_691,
+        33_354,
     );
 }
 
@@ -199,7 +199,7 @@ fn a_crashed_node_is_forgotten() {
     holds(
         &Cfg { budget, ..THREE },
         &[goals::ANSWERED, goals::RECOVERED],
-        40_259,
+        40_554,
     );
 }
 
@@ -222,7 +222,7 @@ fn a_node_leaves() {
             ..TWO
         },
         &[goals::ANSWERED, goals::LEFT],
-        10_831,
+        11_181,
     );
 }
 
@@ -241,7 +241,7 @@ fn an_actor_rests_between_two_requests_beside_a_crash() {
             ..THREE
         },
         &[goals::ANSWERED, goals::RECOVERED],
-        73_105,
+        88_285,
     );
 }
 
@@ -284,7 +284,7 @@ fn nodes_that_connect_in_a_circle_may_decline() {
             ..THREE
         },
         &[goals::RECOVERED, goals::DECLINED],
-        120_583,
+        121_607,
     );
 }
 

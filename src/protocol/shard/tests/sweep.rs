@@ -177,3 +177,13 @@ fn slots_that_move_meanwhile_are_looked_at() {
         assert!(old.iter().all(is_orphan));
     }
 }
+
+#[test]
+fn every_key_is_looked_at_once_before_the_numbers_come_round() {
+    let mut part = keeper_of(20);
+    part.shard.sweep.stamp = u16::MAX - 1;
+    part.shard.sweep_at_once(1_000);
+    part.step(Input::Install(view(2, &["a@h", "b@h", "c@h", "d@h"])));
+    let mut slots = part.shard.slots.values();
+    assert!(slots.all(|slot| slot.stamp() == u16::MAX));
+}
