@@ -41,7 +41,7 @@ impl Placement {
 
     /// Whether `id` is among those that own and hold.
     pub fn is_active(&self, id: &NodeId) -> bool {
-        self.active.iter().any(|(_, a)| a == id)
+        self.position(id).is_some()
     }
 
     /// The active members from the best rank for `key` to the worst.

@@ -40,10 +40,11 @@ impl Shard {
         if self.planted.has(Defect::CarryWithoutComplete) && view.cluster == self.view.cluster {
             self.lineage = vec![self.placement.clone()];
         }
-        let growth = self.growth_to(&view);
+        let placement = Placement::of(&view);
+        let growth = self.growth_to(view.cluster, &placement);
         self.ids = view.ids().cloned().map(Arc::new).collect();
         self.view = view;
-        self.placement = Placement::of(&self.view);
+        self.placement = placement;
         if !self.lineage.is_empty() && self.lineage.last() != Some(&self.placement) {
             self.lineage.push(self.placement.clone());
         }

@@ -39,8 +39,7 @@ pub(super) struct Listed {
 impl Lagging {
     /// Lists a key that lags, as of this tick.
     pub(super) fn add(&mut self, tick: u64, key: &Key, own: &mut Own) {
-        let is_latest = |list: &&mut List| list.tick == tick;
-        if self.lists.back_mut().filter(is_latest).is_none() {
+        if self.lists.back().is_none_or(|list| list.tick != tick) {
             self.count += 1;
             self.lists.push_back(List {
                 number: self.count,

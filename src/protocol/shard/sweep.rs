@@ -11,8 +11,7 @@ use smallvec::SmallVec;
 
 use super::super::defect::Defect;
 use super::super::placement::Placement;
-use super::super::types::{Key, KeyRef, NodeId};
-use super::super::view::View;
+use super::super::types::{ClusterId, Key, KeyRef, NodeId};
 use super::prefetch::prefetch;
 use super::table::{Role, Table};
 use super::{Effect, PREFETCHED, Rec, Shard, Slot};
@@ -91,16 +90,16 @@ impl Slot {
 }
 
 impl Shard {
-    /// What is new of the placement of that view, if all slots fit the one before and nobody of that has left.
-    pub(super) fn growth_to(&self, view: &View) -> Option<Growth> {
+    /// What is new of that placement, of a view of that cluster, if all slots fit the one before and nobody of that has left.
+    pub(super) fn growth_to(&self, cluster: ClusterId, after: &Placement) -> Option<Growth> {
         // Whatever else is on its way then is listed as lagging, or has no owner.
         let fits = self.complete && !self.planted.has(Defect::DoneWithoutAcks);
         // All slots get the last number, so that none has one from before when the numbers come round.
         let is_last = self.sweep.stamp == Stamp::MAX - 1;
-        if !fits || is_last || view.cluster != self.view.cluster {
+        if !fits || is_last || cluster != self.view.cluster {
             return None;
         }
-        let (before, after) = (&self.placement, Placement::of(view));
+        let before = &self.placement;
         if !before.is_active(&self.me) || !before.active().all(|id| after.is_active(id)) {
             return None;
         }
@@ -317,15 +316,12 @@ impl Shard {
             self.take_slot(&key);
             return;
         }
-        let is_active = self.placement.is_active(&self.me);
-        let Some(Slot::Own(own)) = self.slots.get_mut(&key) else {
+        if self.placement.is_active(&self.me) {
+            return self.send_puts(&key, out);
+        }
+        let Some(own) = self.own(&key) else {
             return;
         };
-        if is_active {
-            own.send_puts(&key, self.tick, out);
-            self.lagging.add(self.tick, &key, own);
-            return;
-        }
         let rec = Rec::without_owner(own.gen_, own.ver, &own.data);
         self.healing.open.push(key.clone());
         self.sweep.surplus.push(key.clone());
