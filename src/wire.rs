@@ -92,7 +92,10 @@ impl Header {
     }
 }
 
-/// A frame being written.
+/// The most room that a [`Frame`] keeps for the next one.
+const FRAME_ROOM_MAX: usize = 64 * 1024;
+
+/// A frame being written; afterwards it is empty, and has room for the next one.
 #[derive(Debug, Default)]
 pub(crate) struct Frame {
     body: Vec<u8>,
@@ -130,10 +133,12 @@ impl Frame {
     }
 
     /// The bytes to send.
-    pub(crate) fn finish(self, header: Header) -> Vec<u8> {
+    pub(crate) fn finish(&mut self, header: Header) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.body.len() + 40);
         append(&header, &mut bytes);
         bytes.extend_from_slice(&self.body);
+        self.body.clear();
+        self.body.shrink_to(FRAME_ROOM_MAX);
         bytes
     }
 }
@@ -408,6 +413,21 @@ mod tests {
                 .expect("messages"),
             messages()
         );
+    }
+
+    #[test]
+    fn a_finished_frame_is_empty_and_keeps_a_little_room() {
+        let mut frame = Frame::default();
+        for bytes in [10, 2 * FRAME_ROOM_MAX] {
+            let (mut state, mut once) = (Vec::new(), Frame::default());
+            state.resize(bytes, 7);
+            for frame in [&mut frame, &mut once] {
+                frame.copy(&key("b"), copied(false, &state));
+            }
+            assert_eq!(frame.finish(header()), once.finish(header()));
+            assert_eq!(frame.len(), 0);
+            assert!((1..=FRAME_ROOM_MAX).contains(&frame.body.capacity()));
+        }
     }
 
     #[test]

@@ -165,8 +165,12 @@ pub(crate) struct Driver {
     /// By peer; there are few.
     outboxes: Vec<(NodeId, Outbox)>,
     hints: Hints,
+    /// There is one for the request that is being taken in: it says nothing new where that goes.
+    is_hinted: bool,
     /// How many frames were sent that the peer is to say of that it took them in.
     frames: u64,
+    /// The next one.
+    frame: Frame,
     idle: Idle<Arc<dyn Resident>>,
     /// Whose actor it is, for the reports of its end.
     actors: HashMap<ActorId, Arc<dyn Resident>>,
@@ -206,7 +210,9 @@ impl Driver {
             outcomes: 0,
             outboxes: Vec::new(),
             hints: Hints::default(),
+            is_hinted: false,
             frames: 0,
+            frame: Frame::default(),
             idle: Idle::new(shared.config.idle, Instant::now()),
             actors: HashMap::new(),
             histories: HashMap::new(),
@@ -267,7 +273,11 @@ impl Driver {
         let mut rest = items.drain(..);
         while !rest.as_slice().is_empty() {
             let near = rest.as_slice().iter().take(PREFETCHED);
-            self.machine.prefetch(near.filter_map(Item::key));
+            self.machine.prefetch(near.clone().filter_map(Item::key));
+            self.hints.prefetch(near.filter_map(|item| match item {
+                Item::Request { key, .. } => Some(key.borrowed()),
+                _ => None,
+            }));
             for item in rest.by_ref().take(PREFETCHED) {
                 // After a stall, ticks have piled up; one says it all.
                 if matches!(item, Item::Tick) && std::mem::replace(&mut ticked, true) {
@@ -306,12 +316,11 @@ impl Driver {
                     true => None,
                     false => self.hints.of(&key).cloned(),
                 };
-                self.step(Input::Request {
-                    token,
-                    key,
-                    request,
-                    hint,
-                });
+                self.is_hinted = hint.is_some();
+                self.machine
+                    .ask(token, key, request, hint, &mut self.effects);
+                self.carry_out();
+                self.is_hinted = false;
                 self.taken += bytes;
             }
             Item::Locate { port, key } => {
@@ -323,8 +332,9 @@ impl Driver {
                 let gate = seat.gate();
                 self.outcomes += ran.weight();
                 if gate.is_open() {
-                    let (key, gen_) = (gate.key.clone(), gate.gen_);
-                    self.step(Input::Ran { key, gen_, ran });
+                    let actor = (&gate.key, gate.gen_);
+                    self.machine.ran(self.leased, actor, ran, &mut self.effects);
+                    self.carry_out();
                 }
             }
             Item::Served {
@@ -334,15 +344,18 @@ impl Driver {
                 ran,
             } => {
                 let gate = seat.gate();
-                let (bytes, key) = (request.weight(), gate.key.clone());
+                let bytes = request.weight();
                 self.outcomes += ran.weight();
                 if !gate.is_open() {
                     // What it did is gone with it.
                     let waits = match &caller {
-                        Caller::Named(token) => self.part.calls(|calls| calls.adopt(*token, &key)),
+                        Caller::Named(token) => {
+                            self.part.calls(|calls| calls.adopt(*token, &gate.key))
+                        }
                         Caller::New(_) => true,
                     };
                     if waits {
+                        let key = gate.key.clone();
                         let token = self.name(caller, Some(&key));
                         let input = Input::Request {
                             token,
@@ -355,14 +368,10 @@ impl Driver {
                 } else {
                     let is_read = matches!(ran, Ran::Done { data: None, .. });
                     let token = self.name(caller, None);
-                    let input = Input::Served {
-                        token,
-                        key,
-                        gen_: gate.gen_,
-                        request,
-                        ran,
-                    };
-                    self.step(input);
+                    let (actor, asked) = ((&gate.key, gate.gen_), (token, request));
+                    self.machine
+                        .served(self.leased, actor, asked, ran, &mut self.effects);
+                    self.carry_out();
                     if is_read && let Some(ver) = self.machine.settled_at(&gate.key) {
                         // The next ones need not come here.
                         gate.set_backed_up(self.machine.view(), ver);
@@ -518,6 +527,7 @@ impl Driver {
                 Effect::Send { to, msg } => {
                     if let Msg::Forward { key, request, .. } = &msg
                         && !request.again
+                        && !self.is_hinted
                     {
                         self.hints.learn(key, &to);
                     }
@@ -779,8 +789,9 @@ impl Driver {
                         return None;
                     }
                 };
-                let from = from.clone();
-                self.step(Input::Message { from, epoch, msg });
+                self.machine
+                    .receive(self.leased, from, epoch, msg, &mut self.effects);
+                self.carry_out();
             }
         }
     }
@@ -804,6 +815,7 @@ impl Driver {
             machine,
             outboxes,
             frames,
+            frame,
             ticked,
             ..
         } = self;
@@ -815,7 +827,6 @@ impl Driver {
             let mut may_ask = would_ask && (ticked || self.shared.may_ask(peer, self.part.index));
             let mut passes = outbox.was_expected();
             while outbox.is_ready(may_ask) && self.shared.has_room(peer) {
-                let mut frame = Frame::default();
                 while !frame.is_full()
                     && let Some(msg) = outbox.next_answer()
                 {
@@ -843,7 +854,7 @@ impl Driver {
                                 break;
                             }
                             let Some(key) = outbox.next_put() else { break };
-                            copy(&mut frame, key);
+                            copy(frame, key);
                         }
                     }
                     let heals = if frame.len() > answers {
@@ -854,7 +865,7 @@ impl Driver {
                     machine.prefetch(outbox.heals_ahead().take(heals));
                     let more = std::iter::from_fn(|| outbox.next_heal()).take(heals);
                     for key in more {
-                        copy(&mut frame, key);
+                        copy(frame, key);
                         if frame.len() >= HEAL_BYTES {
                             break;
                         }

@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::hint::black_box;
 
-use crate::protocol::types::{Key, KeyHasher, NodeId};
+use crate::protocol::types::{Key, KeyHasher, KeyRef, NodeId};
 
 /// After so many ticks of the part what was learned before the last turn is forgotten.
 const TURN: u32 = 100;
@@ -14,7 +15,8 @@ const TURN: u32 = 100;
 /// How many owners are remembered from one turn; the next one comes early where there are more.
 const OWNERS_MAX: usize = 16_384;
 
-type Owners = HashMap<Key, NodeId, BuildHasherDefault<KeyHasher>>;
+/// By the hash of the key: that another one has the same would be one more way to be wrong.
+type Owners = HashMap<u64, NodeId, BuildHasherDefault<KeyHasher>>;
 
 /// The owners that one part has heard of.
 #[derive(Debug, Default)]
@@ -27,7 +29,15 @@ pub(super) struct Hints {
 impl Hints {
     /// Who owned that key.
     pub(super) fn of(&self, key: &Key) -> Option<&NodeId> {
-        self.young.get(key).or_else(|| self.old.get(key))
+        let hash = key.hash();
+        self.young.get(&hash).or_else(|| self.old.get(&hash))
+    }
+
+    /// Reads what [`of`](Self::of) is going to read: see [`Shard::prefetch`](crate::protocol::shard::Shard::prefetch).
+    pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = KeyRef<'a>>) {
+        keys.for_each(|key| {
+            black_box(self.young.get(&key.hash()));
+        });
     }
 
     /// A request went there, for the first time. What is known already is not known any better: it may be the hint that
@@ -37,7 +47,7 @@ impl Hints {
             if self.young.len() >= OWNERS_MAX {
                 self.turn();
             }
-            self.young.insert(key.clone(), owner.clone());
+            self.young.insert(key.hash(), owner.clone());
         }
     }
 

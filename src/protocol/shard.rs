@@ -403,18 +403,18 @@ pub enum Input {
 }
 
 impl Input {
-    /// Which key it is about; that of a message is looked for when its epoch is known.
+    /// Which key it is about, if the step does not see to that itself.
     fn key(&self) -> Option<&Key> {
         match self {
-            Self::Request { key, .. }
-            | Self::Locate { key, .. }
+            Self::Locate { key, .. }
             | Self::Cancel { key, .. }
-            | Self::Ran { key, .. }
-            | Self::Served { key, .. }
             | Self::Exited { key, .. }
             | Self::Restart { key, .. }
             | Self::Rest { key, .. } => Some(key),
-            Self::Message { .. }
+            Self::Request { .. }
+            | Self::Ran { .. }
+            | Self::Served { .. }
+            | Self::Message { .. }
             | Self::Install(_)
             | Self::Heal
             | Self::Tick
@@ -624,7 +624,7 @@ pub struct Shard {
 
     slots: Table,
     wanted: BTreeMap<Key, Wanted>,
-    forwarded: Index<Box<Forwarded>>,
+    forwarded: Index<Forwarded>,
     /// Under which token a request of a client of this node was forwarded, by its own token.
     forwarded_as: Index<u64>,
     locating: BTreeMap<u64, Key>,
@@ -702,28 +702,21 @@ impl Shard {
                 key,
                 request,
                 hint,
-            } => {
-                let origin = Origin::Local(token);
-                self.admit(key, Pending { origin, request }, hint, out);
-            }
+            } => self.ask(token, key, request, hint, out),
             Input::Served {
                 token,
                 key,
                 gen_,
                 request,
                 ran,
-            } => {
-                let origin = Origin::Local(token);
-                let pending = Pending { origin, request };
-                self.served(leased, key, gen_, pending, ran, out);
-            }
+            } => self.served(leased, (&key, gen_), (token, request), ran, out),
             Input::Locate { token, key } => self.locate(token, key, out),
             Input::Cancel { key, token } => self.cancel(&key, token),
-            Input::Ran { key, gen_, ran } => self.ran(leased, &key, gen_, ran, out),
+            Input::Ran { key, gen_, ran } => self.ran(leased, (&key, gen_), ran, out),
             Input::Exited { key, gen_, again } => self.exited(&key, gen_, again, out),
             Input::Restart { key, gen_ } => self.restart(&key, gen_, out),
             Input::Rest { key, gen_ } => self.rest(&key, gen_, out),
-            Input::Message { from, epoch, msg } => self.message(leased, from, epoch, msg, out),
+            Input::Message { from, epoch, msg } => self.receive(leased, &from, epoch, msg, out),
             Input::Install(view) => self.install(leased, view, out),
             Input::Heal => self.heal(out),
             Input::Tick => {
@@ -735,6 +728,67 @@ impl Shard {
             Input::Quiesce => self.quiescing = true,
             Input::Refuse => self.refuse(out),
         }
+        self.follow_up(out);
+    }
+
+    /// Takes the step of an [`Input::Request`]. There are many of these and of the next ones, so that they need not be moved
+    /// into an [`Input`] first.
+    pub fn ask(
+        &mut self,
+        token: u64,
+        key: Key,
+        request: Request,
+        hint: Option<NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.touch(&key, out);
+        let origin = Origin::Local(token);
+        self.admit(key, Pending { origin, request }, hint, out);
+        self.follow_up(out);
+    }
+
+    /// Takes the step of an [`Input::Served`]: the actor of that generation, the request, and what came of it.
+    pub fn served(
+        &mut self,
+        leased: bool,
+        (key, gen_): (&Key, Epoch),
+        (token, request): (u64, Request),
+        ran: Ran,
+        out: &mut Vec<Effect>,
+    ) {
+        self.touch(key, out);
+        let origin = Origin::Local(token);
+        let pending = Pending { origin, request };
+        if let Some(pending) = self.handled(leased, key, gen_, Some(pending), ran, out) {
+            // Nobody has the state that this left behind: as if it had never been handled.
+            self.admit(key.clone(), pending, None, out);
+        }
+        self.follow_up(out);
+    }
+
+    /// Takes the step of an [`Input::Ran`], of the actor of that generation.
+    pub fn ran(
+        &mut self,
+        leased: bool,
+        (key, gen_): (&Key, Epoch),
+        ran: Ran,
+        out: &mut Vec<Effect>,
+    ) {
+        self.touch(key, out);
+        self.handled(leased, key, gen_, None, ran, out);
+        self.follow_up(out);
+    }
+
+    /// Takes the step of an [`Input::Message`].
+    pub fn receive(
+        &mut self,
+        leased: bool,
+        from: &NodeId,
+        epoch: Epoch,
+        msg: Msg,
+        out: &mut Vec<Effect>,
+    ) {
+        self.message(leased, from, epoch, msg, out);
         self.follow_up(out);
     }
 
@@ -872,29 +926,30 @@ impl Shard {
     fn message(
         &mut self,
         leased: bool,
-        from: NodeId,
+        from: &NodeId,
         epoch: Epoch,
         msg: Msg,
         out: &mut Vec<Effect>,
     ) {
         if epoch > self.view.epoch {
             out.push(Effect::WantView(from.clone()));
-            return self.park(from, epoch, msg);
+            return self.park(from.clone(), epoch, msg);
         }
-        if epoch < self.view.epoch && !self.takes_late(&msg) || !self.view.contains(&from) {
-            out.push(Effect::ShowView(from));
+        if epoch < self.view.epoch && !self.takes_late(&msg) || !self.view.contains(from) {
+            out.push(Effect::ShowView(from.clone()));
             return;
         }
         // Roles are those of the epoch; a defect lets others pass.
         let same_epoch = epoch == self.view.epoch;
-        if let Err(rule) = self.check(&from, same_epoch, &msg) {
+        if let Err(rule) = self.check(from, same_epoch, &msg) {
+            let from = from.clone();
             return out.push(Effect::Refused { from, rule });
         }
         if let Some(key) = msg.key() {
             self.touch(key, out);
         }
         match msg {
-            Msg::Claim { key, rests } => self.claim(from, key, rests, out),
+            Msg::Claim { key, rests } => self.claim(from.clone(), key, rests, out),
             Msg::OwnerIs { key, owner } => self.owner_is(&key, &owner, out),
             Msg::Grant {
                 key,
@@ -909,20 +964,20 @@ impl Shard {
                 ver,
                 data,
             } => {
-                if self.put(&from, key.borrowed(), gen_, ver, &data, same_epoch, out) {
-                    let msg = Msg::PutAck { key, gen_, ver };
-                    out.push(Effect::Send { to: from, msg });
+                if self.put(from, key.borrowed(), gen_, ver, &data, same_epoch, out) {
+                    let (to, msg) = (from.clone(), Msg::PutAck { key, gen_, ver });
+                    out.push(Effect::Send { to, msg });
                 }
             }
-            Msg::PutAck { key, gen_, ver } => self.put_ack(leased, &from, &key, gen_, ver, out),
+            Msg::PutAck { key, gen_, ver } => self.put_ack(leased, from, &key, gen_, ver, out),
             Msg::Hold {
                 key,
                 gen_,
                 ver,
                 data,
-            } => self.hold(from, key, gen_, ver, data, out),
-            Msg::HoldAck { key, gen_, ver } => self.hold_ack(&from, &key, gen_, ver),
-            Msg::Done { heard } => self.done(from, heard, out),
+            } => self.hold(from.clone(), key, gen_, ver, data, out),
+            Msg::HoldAck { key, gen_, ver } => self.hold_ack(from, &key, gen_, ver),
+            Msg::Done { heard } => self.done(from.clone(), heard, out),
             Msg::Forward {
                 key,
                 token,
@@ -931,7 +986,7 @@ impl Shard {
                 self.accept(
                     key,
                     Pending {
-                        origin: Origin::Peer(from, token),
+                        origin: Origin::Peer(from.clone(), token),
                         request,
                     },
                     // One that others gave a hint goes to the home: hints must not send it round and round.
@@ -939,11 +994,11 @@ impl Shard {
                     out,
                 );
             }
-            Msg::Reply { token, answer } => self.reply(&from, token, answer, out),
+            Msg::Reply { token, answer } => self.reply(from, token, answer, out),
             Msg::Locate { key, token } => {
                 if let Some(found) = self.located(&key) {
                     out.push(Effect::Send {
-                        to: from,
+                        to: from.clone(),
                         msg: Msg::Located { token, found },
                     });
                 }
@@ -953,8 +1008,8 @@ impl Shard {
                     out.push(Effect::Found { token, found });
                 }
             }
-            Msg::Inquire { key } => self.inquired(from, key, out),
-            Msg::Report { key, report } => self.report(from, key, report, out),
+            Msg::Inquire { key } => self.inquired(from.clone(), key, out),
+            Msg::Report { key, report } => self.report(from.clone(), key, report, out),
         }
     }
 
@@ -1138,13 +1193,13 @@ impl Shard {
         for key in due {
             self.kick(&key, out);
         }
-        for (token, forwarded) in self.forwarded.iter_mut() {
+        self.forwarded.for_each_mut(|token, forwarded| {
             if tick >= forwarded.sent_at + after {
                 forwarded.sent_at = tick;
                 forwarded.pending.request.again = true;
                 out.push(forwarded.message(token));
             }
-        }
+        });
         let asked: Vec<u64> = self.locating.keys().copied().collect();
         for token in asked {
             self.ask_home(token, out);

@@ -72,7 +72,7 @@ impl Shard {
             forwarded.pending.request.again = true;
             let Forwarded {
                 to, key, pending, ..
-            } = *forwarded;
+            } = forwarded;
             self.retry(key, pending, Some(to), out);
         }
         self.drop_requests_of_peers();
@@ -86,7 +86,7 @@ impl Shard {
         }
         for (from, epoch, msg) in self.unpark() {
             if epoch >= self.view.epoch {
-                self.message(leased, from, epoch, msg, out);
+                self.message(leased, &from, epoch, msg, out);
             }
         }
     }

@@ -2,11 +2,15 @@
 //! replies that wait for the keepers, and of messages that wait for their view. What would go beyond the limit is
 //! refused, or dropped if its sender sends it again; what is answered, given up or dropped is taken off.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 
+use hashbrown::HashTable;
+
+use super::super::placement::mix;
 use super::super::ring::Issuer;
 use super::super::types::{Epoch, Key, NodeId, RequestId};
-use super::index::Index;
 use super::queue::Spare;
 use super::{
     Answer, Effect, Handled, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request,
@@ -75,7 +79,7 @@ pub(super) struct Books {
     /// Their bytes, and those of the replies in `waiting` and of the questions in `locating`.
     pub(super) held: usize,
     /// Those that peers forwarded: what a peer sends again is not queued again.
-    in_hand: BTreeMap<NodeId, Index<()>>,
+    in_hand: InHand,
     /// Of the ids of those that clients of this node asked, and that were forwarded.
     pub(super) issuer: Issuer,
     /// For the queues of owned keys.
@@ -88,7 +92,7 @@ impl Books {
         Self {
             pending: 0,
             held: 0,
-            in_hand: BTreeMap::new(),
+            in_hand: InHand::default(),
             issuer,
             spare_running: Spare::default(),
             spare_waiting: Spare::default(),
@@ -111,20 +115,12 @@ impl Books {
 
     /// Whether a peer has forwarded that, and it is not answered.
     pub(super) fn is_in_hand(&self, origin: &Origin) -> bool {
-        let Origin::Peer(from, token) = origin else {
-            return false;
-        };
-        let theirs = self.in_hand.get(from);
-        theirs.is_some_and(|tokens| tokens.get(*token).is_some())
+        matches!(origin, Origin::Peer(from, token) if self.in_hand.contains(*token, from))
     }
 
     pub(super) fn take_in_hand(&mut self, origin: &Origin) {
         if let Origin::Peer(from, token) = origin {
-            let tokens = match self.in_hand.get_mut(from) {
-                Some(tokens) => tokens,
-                None => self.in_hand.entry(from.clone()).or_default(),
-            };
-            tokens.insert(*token, ());
+            self.in_hand.insert(*token, from);
         }
     }
 
@@ -136,21 +132,71 @@ impl Books {
                     self.issuer.close(id);
                 }
             }
-            Origin::Peer(from, token) => {
-                if let Some(tokens) = self.in_hand.get_mut(from) {
-                    tokens.remove(*token);
-                    if tokens.is_empty() {
-                        self.in_hand.remove(from);
-                    }
-                }
-            }
+            Origin::Peer(from, token) => self.in_hand.remove(*token, from),
         }
     }
 
     /// All that peers have forwarded.
-    pub(super) fn in_hand(&self) -> impl Iterator<Item = (u64, NodeId)> {
-        let all = self.in_hand.iter();
-        all.flat_map(|(from, tokens)| tokens.iter().map(|(token, ())| (token, from.clone())))
+    pub(super) fn in_hand(&self) -> BTreeSet<(u64, NodeId)> {
+        self.in_hand.sorted().into_iter().cloned().collect()
+    }
+}
+
+/// What peers have forwarded, by their tokens, which are mixed: peers count them up. Two peers may use the same one.
+#[derive(Clone, Default)]
+struct InHand {
+    entries: HashTable<(u64, NodeId)>,
+}
+
+impl InHand {
+    fn contains(&self, token: u64, from: &NodeId) -> bool {
+        let is_it = |entry: &(u64, NodeId)| entry.0 == token && entry.1 == *from;
+        self.entries.find(mix(token), is_it).is_some()
+    }
+
+    fn insert(&mut self, token: u64, from: &NodeId) {
+        if !self.contains(token, from) {
+            let entry = (token, from.clone());
+            self.entries
+                .insert_unique(mix(token), entry, |entry| mix(entry.0));
+        }
+    }
+
+    fn remove(&mut self, token: u64, from: &NodeId) {
+        let is_it = |entry: &(u64, NodeId)| entry.0 == token && entry.1 == *from;
+        if let Ok(entry) = self.entries.find_entry(mix(token), is_it) {
+            entry.remove();
+        }
+    }
+
+    fn sorted(&self) -> Vec<&(u64, NodeId)> {
+        let mut sorted: Vec<_> = self.entries.iter().collect();
+        sorted.sort_unstable();
+        sorted
+    }
+}
+
+impl PartialEq for InHand {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries.len() == other.entries.len()
+            && self
+                .entries
+                .iter()
+                .all(|(token, from)| other.contains(*token, from))
+    }
+}
+
+impl Eq for InHand {}
+
+impl Hash for InHand {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.sorted().hash(state);
+    }
+}
+
+impl fmt::Debug for InHand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.sorted()).finish()
     }
 }
 

@@ -1,79 +1,99 @@
 //! Requests by their numbers: a hash table, since every request of another node is looked up in one. Whoever walks it does
-//! so in the order of the numbers, so that equal parts take equal steps.
+//! so in the order of the numbers, so that equal parts take equal steps. The next one is where the last one was that went:
+//! that memory is near, and nobody has to be asked for it.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use slab::Slab;
 
 use super::super::placement::mix;
 
 /// What there is for each number, which is mixed: parts count their numbers up.
 #[derive(Clone)]
 pub(super) struct Index<V> {
-    entries: HashTable<(u64, V)>,
+    /// By number, the place of what there is for it.
+    places: HashTable<(u64, usize)>,
+    values: Slab<V>,
 }
 
 impl<V> Index<V> {
     pub(super) fn get(&self, number: u64) -> Option<&V> {
-        let found = self.entries.find(mix(number), |entry| entry.0 == number);
-        found.map(|entry| &entry.1)
+        let found = self.places.find(mix(number), |entry| entry.0 == number);
+        found.map(|entry| &self.values[entry.1])
     }
 
     /// Puts it in place of what there was.
     pub(super) fn insert(&mut self, number: u64, value: V) {
-        let (is_it, hash) = (
-            |entry: &(u64, V)| entry.0 == number,
-            |entry: &(u64, V)| mix(entry.0),
-        );
-        match self.entries.entry(mix(number), is_it, hash) {
-            Entry::Occupied(mut entry) => entry.get_mut().1 = value,
-            Entry::Vacant(entry) => drop(entry.insert((number, value))),
+        let is_it = |entry: &(u64, usize)| entry.0 == number;
+        let hash = |entry: &(u64, usize)| mix(entry.0);
+        match self.places.entry(mix(number), is_it, hash) {
+            Entry::Occupied(entry) => self.values[entry.get().1] = value,
+            Entry::Vacant(entry) => {
+                entry.insert((number, self.values.insert(value)));
+            }
         }
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<V> {
-        let found = self
-            .entries
-            .find_entry(mix(number), |entry| entry.0 == number);
-        found.ok().map(|entry| entry.remove().0.1)
+        self.remove_if(number, |_| true)
+    }
+
+    pub(super) fn remove_if(
+        &mut self,
+        number: u64,
+        is_meant: impl FnOnce(&V) -> bool,
+    ) -> Option<V> {
+        let is_it = |entry: &(u64, usize)| entry.0 == number;
+        let entry = self.places.find_entry(mix(number), is_it).ok()?;
+        let place = entry.get().1;
+        is_meant(&self.values[place]).then(|| {
+            entry.remove();
+            self.values.remove(place)
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.places.is_empty()
     }
 
     pub(super) fn clear(&mut self) {
-        self.entries.clear();
+        *self = Self::default();
     }
 
     /// Everything, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &V)> {
-        let mut sorted: Vec<_> = self.entries.iter().collect();
-        sorted.sort_unstable_by_key(|entry| entry.0);
-        sorted.into_iter().map(|entry| (entry.0, &entry.1))
+        let sorted = self.sorted().into_iter();
+        sorted.map(|(number, place)| (number, &self.values[place]))
     }
 
-    /// Everything, in order.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut V)> {
-        let mut sorted: Vec<_> = self.entries.iter_mut().collect();
-        sorted.sort_unstable_by_key(|entry| entry.0);
-        sorted.into_iter().map(|entry| (entry.0, &mut entry.1))
+    /// Changes everything, in order.
+    pub(super) fn for_each_mut(&mut self, mut change: impl FnMut(u64, &mut V)) {
+        for (number, place) in self.sorted() {
+            change(number, &mut self.values[place]);
+        }
     }
 
     /// Takes it apart, in order.
-    pub(super) fn into_values(self) -> impl Iterator<Item = V> {
-        let mut sorted: Vec<_> = self.entries.into_iter().collect();
-        sorted.sort_unstable_by_key(|entry| entry.0);
-        sorted.into_iter().map(|entry| entry.1)
+    pub(super) fn into_values(mut self) -> impl Iterator<Item = V> {
+        let sorted = self.sorted().into_iter();
+        sorted.map(move |(_, place)| self.values.remove(place))
+    }
+
+    fn sorted(&self) -> Vec<(u64, usize)> {
+        let mut sorted: Vec<_> = self.places.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted
     }
 }
 
 impl<V> Default for Index<V> {
     fn default() -> Self {
         Self {
-            entries: HashTable::new(),
+            places: HashTable::new(),
+            values: Slab::new(),
         }
     }
 }
@@ -90,11 +110,9 @@ impl<V> FromIterator<(u64, V)> for Index<V> {
 
 impl<V: PartialEq> PartialEq for Index<V> {
     fn eq(&self, other: &Self) -> bool {
-        self.entries.len() == other.entries.len()
-            && self
-                .entries
-                .iter()
-                .all(|entry| other.get(entry.0) == Some(&entry.1))
+        let is_there =
+            |(number, place): &(u64, usize)| other.get(*number) == self.values.get(*place);
+        self.places.len() == other.places.len() && self.places.iter().all(is_there)
     }
 }
 
@@ -102,7 +120,7 @@ impl<V: Eq> Eq for Index<V> {}
 
 impl<V: Hash> Hash for Index<V> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_usize(self.entries.len());
+        state.write_usize(self.places.len());
         self.iter().for_each(|entry| entry.hash(state));
     }
 }
@@ -128,5 +146,22 @@ mod tests {
         assert_eq!(one, other);
         assert_eq!(one.iter().map(|(n, _)| n).collect::<Vec<_>>(), [1, 5, 9]);
         assert_eq!(one.into_values().collect::<String>(), "abc");
+    }
+
+    #[test]
+    fn what_goes_makes_room_for_the_next_one() {
+        let mut index: Index<char> = [(1, 'a'), (2, 'b')].into_iter().collect();
+        assert_eq!(index.remove_if(1, |value| *value == 'b'), None);
+        assert_eq!(index.remove_if(1, |value| *value == 'a'), Some('a'));
+        assert_eq!(index.get(1), None);
+        assert_eq!(index.remove(1), None);
+        let room = index.values.capacity();
+        for number in 3..100 {
+            index.insert(number, 'c');
+            assert_eq!(index.get(number), Some(&'c'));
+            assert_eq!(index.remove(number), Some('c'));
+        }
+        assert_eq!(index.values.capacity(), room);
+        assert_eq!(index, [(2, 'b')].into_iter().collect());
     }
 }

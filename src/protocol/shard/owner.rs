@@ -73,6 +73,36 @@ impl Own {
         }
     }
 
+    /// Hands a request to the actor.
+    fn run(
+        &mut self,
+        key: &Key,
+        pending: Pending,
+        books: &mut Books,
+        planted: Planted,
+        out: &mut Vec<Effect>,
+    ) {
+        let (gen_, request) = (self.gen_, pending.for_actor(planted));
+        self.running.push_back(pending, &mut books.spare_running);
+        match self.actor {
+            Actor::Up => {}
+            Actor::Restarting => return,
+            Actor::Down => {
+                self.actor = Actor::Up;
+                out.push(Effect::Start {
+                    key: key.clone(),
+                    gen_,
+                    data: self.data.clone(),
+                });
+            }
+        }
+        out.push(Effect::Run {
+            key: key.clone(),
+            gen_,
+            request,
+        });
+    }
+
     /// Whether this epoch's sync need not wait for this key: the keepers have all that could have been
     /// answered before it. Where nobody can keep a copy, there is nothing to wait for, and no answer either.
     pub(super) fn is_synced(&self) -> bool {
@@ -138,16 +168,30 @@ impl Shard {
         if takes_over && self.take_over(&key, &pending) {
             return;
         }
-        let running = self.own(&key).map_or(0, |own| own.running.len());
+        let has_room = self.has_room(pending.request.weight());
+        let parked = self.parks(&pending);
+        let own = match self.slots.get_mut(&key) {
+            Some(Slot::Own(own)) => Some(own),
+            Some(Slot::Rec(_)) | None => None,
+        };
+        let running = own.as_ref().map_or(0, |own| own.running.len());
         let of_key = running + self.wanted.get(&key).map_or(0, |w| w.pending.len());
         if self.books.pending >= self.pending_max
             || of_key >= key_max(self.pending_max)
-            || !self.has_room(pending.request.weight())
+            || !has_room
         {
             return finish(pending.origin, Answer::Overloaded, out);
         }
         self.books.take_in(&pending);
-        self.enqueue(key, pending, hint, out);
+        match own {
+            Some(own) if !parked => own.run(&key, pending, &mut self.books, self.planted, out),
+            Some(_) | None => self.want(key, pending, hint, out),
+        }
+    }
+
+    /// A leaving node starts nothing for others: they try again under the next view.
+    fn parks(&self, pending: &Pending) -> bool {
+        self.quiescing && matches!(pending.origin, Origin::Peer(..))
     }
 
     /// A request that is tried again while its first try is still in hand: there is one answer, for the latest.
@@ -172,9 +216,7 @@ impl Shard {
 
     fn enqueue(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut Vec<Effect>) {
         self.touch(&key, out);
-        // A leaving node starts nothing for others: they try again under the next view.
-        let parked = self.quiescing && matches!(pending.origin, Origin::Peer(..));
-        let pending = if parked {
+        let pending = if self.parks(&pending) {
             pending
         } else {
             match self.run(&key, pending, out) {
@@ -182,11 +224,17 @@ impl Shard {
                 None => return,
             }
         };
+        self.want(key, pending, hint, out);
+    }
+
+    /// The request is for another node, or waits for this one to own the key.
+    fn want(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut Vec<Effect>) {
+        let parked = self.parks(&pending);
         let is_first = !self.wanted.contains_key(&key);
         if is_first && !parked && self.can_serve(&self.me) {
             let hint = hint.filter(|owner| *owner != self.me && self.can_serve(owner));
             if let Some(owner) = hint.or_else(|| self.other_owner(&key)) {
-                return self.forward_one(&key, &owner, pending, out);
+                return self.forward_one(key, owner, pending, out);
             }
         }
         let rests = self.rests;
@@ -202,30 +250,10 @@ impl Shard {
 
     /// Hands a request to the actor of an owned key; back it comes if the key is not owned.
     fn run(&mut self, key: &Key, pending: Pending, out: &mut Vec<Effect>) -> Option<Pending> {
-        let planted = self.planted;
         let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
             return Some(pending);
         };
-        let (gen_, request) = (own.gen_, pending.for_actor(planted));
-        own.running
-            .push_back(pending, &mut self.books.spare_running);
-        match own.actor {
-            Actor::Up => {}
-            Actor::Restarting => return None,
-            Actor::Down => {
-                own.actor = Actor::Up;
-                out.push(Effect::Start {
-                    key: key.clone(),
-                    gen_,
-                    data: own.data.clone(),
-                });
-            }
-        }
-        out.push(Effect::Run {
-            key: key.clone(),
-            gen_,
-            request,
-        });
+        own.run(key, pending, &mut self.books, self.planted, out);
         None
     }
 
@@ -282,37 +310,9 @@ impl Shard {
         }
     }
 
-    /// The actor handled the oldest request that it was given.
-    pub(super) fn ran(
-        &mut self,
-        leased: bool,
-        key: &Key,
-        gen_: Epoch,
-        ran: Ran,
-        out: &mut Vec<Effect>,
-    ) {
-        self.handled(leased, key, gen_, None, ran, out);
-    }
-
-    /// The actor handled a request of a client of this node that went past this part.
-    pub(super) fn served(
-        &mut self,
-        leased: bool,
-        key: Key,
-        gen_: Epoch,
-        pending: Pending,
-        ran: Ran,
-        out: &mut Vec<Effect>,
-    ) {
-        if let Some(pending) = self.handled(leased, &key, gen_, Some(pending), ran, out) {
-            // Nobody has the state that this left behind: as if it had never been handled.
-            self.admit(key, pending, None, out);
-        }
-    }
-
     /// The actor handled a request, `served` or the oldest that it was given: what that changed goes to the keepers, and
     /// its answer waits for them. `served` comes back if there is no such actor.
-    fn handled(
+    pub(super) fn handled(
         &mut self,
         leased: bool,
         key: &Key,
@@ -475,17 +475,11 @@ impl Shard {
             return;
         };
         for pending in wanted.pending {
-            self.forward_one(key, owner, pending, out);
+            self.forward_one(key.clone(), owner.clone(), pending, out);
         }
     }
 
-    fn forward_one(
-        &mut self,
-        key: &Key,
-        owner: &NodeId,
-        mut pending: Pending,
-        out: &mut Vec<Effect>,
-    ) {
+    fn forward_one(&mut self, key: Key, to: NodeId, mut pending: Pending, out: &mut Vec<Effect>) {
         self.next_token += 1;
         let issuer = &mut self.books.issuer;
         let id = *pending.request.id.get_or_insert_with(|| issuer.issue());
@@ -494,13 +488,13 @@ impl Shard {
             pending.request.span = issuer.span(id, self.planted);
         }
         let forwarded = Forwarded {
-            to: owner.clone(),
-            key: key.clone(),
+            to,
+            key,
             pending,
             sent_at: self.tick,
         };
         out.push(forwarded.message(self.next_token));
-        self.forwarded.insert(self.next_token, Box::new(forwarded));
+        self.forwarded.insert(self.next_token, forwarded);
     }
 
     /// The node that a request was forwarded to has answered.
@@ -511,10 +505,8 @@ impl Shard {
         answer: Answer,
         out: &mut Vec<Effect>,
     ) {
-        if self.forwarded.get(token).is_none_or(|f| f.to != *from) {
-            return;
-        }
-        let Some(pending) = self.forwarded.remove(token).map(|f| f.pending) else {
+        let Some(Forwarded { pending, .. }) = self.forwarded.remove_if(token, |f| f.to == *from)
+        else {
             return;
         };
         if let Origin::Local(token) = pending.origin {

@@ -1376,6 +1376,30 @@ fn a_forward_that_is_repeated_while_in_hand_is_run_once() {
     assert_eq!(sent_to("c@h", &effects), [&Msg::Reply { token: 3, answer }]);
 }
 
+/// Peers count their requests, each for itself.
+#[test]
+fn two_peers_may_have_the_same_name_for_a_request() {
+    let mut part = Part::owner_of_an_unacked_version();
+    let key = part.key.clone();
+    let forward = |id| Msg::Forward {
+        key: key.clone(),
+        token: 1,
+        request: request(id),
+    };
+    assert_eq!(runs(&part.hear("b@h", forward(7))), 1);
+    assert_eq!(runs(&part.hear("c@h", forward(8))), 1);
+    part.ran("seven", Some("7"));
+    part.ran("eight", Some("8"));
+    assert_eq!(runs(&part.hear("c@h", forward(8))), 0, "it is in hand");
+    let effects = part.acked("b@h", 3);
+    for (to, reply) in [("b@h", "seven"), ("c@h", "eight")] {
+        let answer = Answer::Reply(data(reply));
+        assert_eq!(sent_to(to, &effects), [&Msg::Reply { token: 1, answer }]);
+    }
+    assert_eq!(runs(&part.hear("b@h", forward(9))), 1, "it was answered");
+    assert_eq!(part.shard.audit(), Ok(()));
+}
+
 #[test]
 fn one_key_does_not_use_up_the_whole_part() {
     let names = ["a@h", "b@h", "c@h"];
