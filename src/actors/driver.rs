@@ -316,11 +316,7 @@ impl Driver {
                     true => None,
                     false => self.hints.of(&key).cloned(),
                 };
-                self.is_hinted = hint.is_some();
-                self.machine
-                    .ask(token, key, request, hint, &mut self.effects);
-                self.carry_out();
-                self.is_hinted = false;
+                self.ask(token, key, request, hint);
                 self.taken += bytes;
             }
             Item::Locate { port, key } => {
@@ -357,13 +353,7 @@ impl Driver {
                     if waits {
                         let key = gate.key.clone();
                         let token = self.name(caller, Some(&key));
-                        let input = Input::Request {
-                            token,
-                            key,
-                            request,
-                            hint: None,
-                        };
-                        self.step(input);
+                        self.ask(token, key, request, None);
                     }
                 } else {
                     let is_read = matches!(ran, Ran::Done { data: None, .. });
@@ -508,6 +498,15 @@ impl Driver {
         }
         drop(rest);
         self.answers = answers;
+    }
+
+    /// Has the machine take in a request of a client; `hint`: who owned the key a moment ago.
+    fn ask(&mut self, token: u64, key: Key, request: Request, hint: Option<NodeId>) {
+        self.is_hinted = hint.is_some();
+        self.machine
+            .ask(token, key, request, hint, &mut self.effects);
+        self.carry_out();
+        self.is_hinted = false;
     }
 
     /// One step of the machine, with everything that it wants done.

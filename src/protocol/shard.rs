@@ -702,21 +702,23 @@ impl Shard {
                 key,
                 request,
                 hint,
-            } => self.ask(token, key, request, hint, out),
+            } => return self.ask(token, key, request, hint, out),
             Input::Served {
                 token,
                 key,
                 gen_,
                 request,
                 ran,
-            } => self.served(leased, (&key, gen_), (token, request), ran, out),
+            } => return self.served(leased, (&key, gen_), (token, request), ran, out),
             Input::Locate { token, key } => self.locate(token, key, out),
             Input::Cancel { key, token } => self.cancel(&key, token),
-            Input::Ran { key, gen_, ran } => self.ran(leased, (&key, gen_), ran, out),
+            Input::Ran { key, gen_, ran } => return self.ran(leased, (&key, gen_), ran, out),
             Input::Exited { key, gen_, again } => self.exited(&key, gen_, again, out),
             Input::Restart { key, gen_ } => self.restart(&key, gen_, out),
             Input::Rest { key, gen_ } => self.rest(&key, gen_, out),
-            Input::Message { from, epoch, msg } => self.receive(leased, &from, epoch, msg, out),
+            Input::Message { from, epoch, msg } => {
+                return self.receive(leased, &from, epoch, msg, out);
+            }
             Input::Install(view) => self.install(leased, view, out),
             Input::Heal => self.heal(out),
             Input::Tick => {

@@ -214,19 +214,6 @@ impl Shard {
         true
     }
 
-    fn enqueue(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut Vec<Effect>) {
-        self.touch(&key, out);
-        let pending = if self.parks(&pending) {
-            pending
-        } else {
-            match self.run(&key, pending, out) {
-                Some(pending) => pending,
-                None => return,
-            }
-        };
-        self.want(key, pending, hint, out);
-    }
-
     /// The request is for another node, or waits for this one to own the key.
     fn want(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut Vec<Effect>) {
         let parked = self.parks(&pending);
@@ -597,7 +584,12 @@ impl Shard {
         match pending.origin {
             // Its node forwards it again, under the same id.
             Origin::Peer(..) => self.books.release(&pending),
-            Origin::Local(_) => self.enqueue(key, pending, hint, out),
+            Origin::Local(_) => {
+                self.touch(&key, out);
+                if let Some(pending) = self.run(&key, pending, out) {
+                    self.want(key, pending, hint, out);
+                }
+            }
         }
     }
 

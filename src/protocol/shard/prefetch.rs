@@ -8,7 +8,7 @@ use std::hint::black_box;
 use smallvec::SmallVec;
 
 use super::super::types::KeyRef;
-use super::{Forwarded, Shard, Slot};
+use super::{Shard, Slot};
 
 /// For how many steps at once that pays: more would push the first ones out of the cache again.
 pub const PREFETCHED: usize = 64;
@@ -21,10 +21,9 @@ impl Shard {
 
     /// Reads what steps with replies to these requests are going to read.
     pub fn prefetch_forwarded(&self, tokens: impl Iterator<Item = u64>) {
-        let forwarded = tokens.filter_map(|token| self.forwarded.get(token));
-        forwarded.for_each(|forwarded: &Forwarded| {
+        for forwarded in tokens.filter_map(|token| self.forwarded.get(token)) {
             black_box((forwarded.sent_at, forwarded.pending.request.span));
-        });
+        }
     }
 }
 
