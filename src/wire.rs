@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::WAITING_BYTES_MIN;
 use crate::error::Crash;
 use crate::protocol::SHARDS;
-use crate::protocol::blob::Blob;
+use crate::protocol::blob::{Blob, SHORT_MAX};
 use crate::protocol::members;
 use crate::protocol::ring::Raw;
 use crate::protocol::shard::{Copied, Msg};
@@ -293,41 +293,120 @@ pub(crate) enum CallFailure {
     Codec(String),
 }
 
-thread_local! {
-    /// Where values are encoded before it is known how long they are.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+/// A value being encoded. Most are short, and are where they are passed on from.
+struct Encoded {
+    short: [u8; SHORT_MAX],
+    len: usize,
+    /// Longer ones are in the thread's buffer.
+    long: Option<Vec<u8>>,
 }
 
-/// The most room that is kept for the next value.
-const SCRATCH_MAX: usize = 64 * 1024;
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The most room that is kept in it for the next value.
+const BUFFER_MAX: usize = 64 * 1024;
+
+impl Encoded {
+    /// Encodes a value of a server type, within [`VALUE_BYTES_MAX`].
+    fn new<T: Serialize>(value: &T) -> Result<Self, String> {
+        let mut this = Self {
+            short: [0; SHORT_MAX],
+            len: 0,
+            long: None,
+        };
+        postcard::serialize_with_flavor(value, Encoder(&mut this))
+            .map_err(|e| format!("serializing failed: {e}"))?;
+        let len = this.bytes().len();
+        if len > VALUE_BYTES_MAX {
+            return Err(format!("{len} bytes, and the limit is {VALUE_BYTES_MAX}"));
+        }
+        Ok(this)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.long {
+            None => &self.short[..self.len],
+            Some(long) => long,
+        }
+    }
+
+    fn into_blob(mut self) -> Blob {
+        match self.long.take() {
+            None => Blob::short(self.short, self.len),
+            Some(long) => {
+                // What waits is counted by its length: no room beside it.
+                let blob = Blob::from(&long[..]);
+                self.long = Some(long);
+                blob
+            }
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) -> &mut Vec<u8> {
+        // Taken, not borrowed: how a value is serialized is user code.
+        let mut long = BUFFER.take();
+        long.clear();
+        long.extend_from_slice(&self.short[..self.len]);
+        self.long.insert(long)
+    }
+}
+
+impl Drop for Encoded {
+    fn drop(&mut self) {
+        if let Some(long) = self.long.take()
+            && long.capacity() <= BUFFER_MAX
+        {
+            BUFFER.set(long);
+        }
+    }
+}
+
+struct Encoder<'a>(&'a mut Encoded);
+
+impl Flavor for Encoder<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.try_extend(&[byte])
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        let Encoded { short, len, long } = &mut *self.0;
+        if long.is_none()
+            && let Some(room) = short.get_mut(*len..*len + bytes.len())
+        {
+            room.copy_from_slice(bytes);
+            *len += bytes.len();
+        } else {
+            let long = match long {
+                Some(long) => long,
+                None => self.0.grow(),
+            };
+            long.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
 
 /// Encodes a value of a server type, within [`VALUE_BYTES_MAX`].
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Blob, String> {
-    // What waits is counted by its length: no room beside it.
-    with_encoded(value, |bytes| Blob::from(bytes))
+    Encoded::new(value).map(Encoded::into_blob)
 }
 
-/// Encodes a value of a server type, within [`VALUE_BYTES_MAX`], for a moment.
-pub(crate) fn with_encoded<T: Serialize, R>(
+/// The same, unless it has that encoding.
+pub(crate) fn encode_if_changed<T: Serialize>(
     value: &T,
-    then: impl FnOnce(&[u8]) -> R,
-) -> Result<R, String> {
-    // Taken, not borrowed: how a value is serialized is user code.
-    let mut scratch = SCRATCH.take();
-    scratch.clear();
-    write(value, &mut scratch).map_err(|e| format!("serializing failed: {e}"))?;
-    let bytes = scratch;
-    if bytes.len() > VALUE_BYTES_MAX {
-        return Err(format!(
-            "{} bytes, and the limit is {VALUE_BYTES_MAX}",
-            bytes.len()
-        ));
-    }
-    let result = then(&bytes);
-    if bytes.capacity() <= SCRATCH_MAX {
-        SCRATCH.set(bytes);
-    }
-    Ok(result)
+    before: &[u8],
+) -> Result<Option<Blob>, String> {
+    let encoded = Encoded::new(value)?;
+    Ok((encoded.bytes() != before).then(|| encoded.into_blob()))
 }
 
 /// Decodes a value of a server type.

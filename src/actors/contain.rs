@@ -1,7 +1,7 @@
 //! Panics of user code: they end what panicked, with a report, and nothing else.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -10,8 +10,18 @@ use std::sync::Once;
 use futures_util::FutureExt;
 
 thread_local! {
-    /// The report of a panic inside [`contained`]; the outer option says that we are inside one.
-    static PANIC: RefCell<Option<Option<String>>> = const { RefCell::new(None) };
+    static PLACE: Cell<Place> = const { Cell::new(Place::Outside) };
+    /// The report of the last panic inside.
+    static REPORT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Where this thread is, as [`contained`] sees it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Outside,
+    Inside,
+    /// Inside, and there was a panic.
+    Panicked,
 }
 
 /// Runs a future, and turns its panic into a report with the place in the source.
@@ -19,9 +29,12 @@ pub(super) async fn contained<T>(future: Pin<&mut impl Future<Output = T>>) -> R
     install_hook();
     let mut future = AssertUnwindSafe(future).catch_unwind();
     poll_fn(move |cx| {
-        PANIC.set(Some(None));
+        PLACE.set(Place::Inside);
         let polled = future.poll_unpin(cx);
-        let report = PANIC.take().flatten();
+        let report = match PLACE.replace(Place::Outside) {
+            Place::Panicked => REPORT.take(),
+            Place::Inside | Place::Outside => None,
+        };
         polled.map(|done| done.map_err(|_| report.unwrap_or_else(|| "it panicked".to_owned())))
     })
     .await
@@ -29,7 +42,7 @@ pub(super) async fn contained<T>(future: Pin<&mut impl Future<Output = T>>) -> R
 
 /// Whether user code is running on this thread, so that no other may inside of it.
 pub(super) fn is_inside() -> bool {
-    PANIC.with_borrow(Option::is_some)
+    PLACE.get() != Place::Outside
 }
 
 /// Drops a value whose destructor is user code.
@@ -43,17 +56,14 @@ fn install_hook() {
     ONCE.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let inside = PANIC.try_with(|report| match &mut *report.borrow_mut() {
-                Some(report) => {
-                    let place = info
-                        .location()
-                        .map(|l| format!(" ({}:{})", l.file(), l.line()));
-                    *report = Some(message(info.payload()) + &place.unwrap_or_default());
-                    true
-                }
-                None => false,
-            });
-            if !inside.unwrap_or(false) {
+            if is_inside() {
+                PLACE.set(Place::Panicked);
+                let place = info.location();
+                let place = place.map(|l| format!(" ({}:{})", l.file(), l.line()));
+                let report = message(info.payload()) + &place.unwrap_or_default();
+                // Not while the thread ends.
+                let _ = REPORT.try_with(|place| place.replace(Some(report)));
+            } else {
                 previous(info);
             }
         }));

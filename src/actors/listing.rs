@@ -25,7 +25,7 @@ impl Listing {
     /// Begins one of the actors of that kind.
     pub(super) fn begin(machine: &Shard, kind: Kind, port: oneshot::Sender<Vec<Local>>) -> Self {
         let keys = machine.owned_keys().filter(|key| key.kind() == kind);
-        let keys: Vec<Key> = keys.cloned().collect();
+        let keys: Vec<Key> = keys.collect();
         Self {
             found: Vec::with_capacity(keys.len()),
             keys: keys.into_iter(),
@@ -102,7 +102,7 @@ mod tests {
         // Of two nodes the home of half of them is this one, which then owns them at once.
         let names: Vec<String> = (0..5 * AT_ONCE).map(|n| n.to_string()).collect();
         let shard = owner_of(&names);
-        let mut owned: Vec<Key> = shard.owned_keys().cloned().collect();
+        let mut owned: Vec<Key> = shard.owned_keys().collect();
         assert!(owned.len() > AT_ONCE, "one step must not be enough");
         let (port, mut answer) = oneshot::channel();
         let (other, mut none) = oneshot::channel();

@@ -74,13 +74,14 @@ struct Flight {
 #[derive(Debug, Default)]
 struct Keys {
     order: VecDeque<Key>,
-    /// Those that are meant: whatever else is in `order` was taken out.
-    queued: HashSet<Key, BuildHasherDefault<KeyHasher>>,
+    /// The hashes of those that are meant: whatever else is in `order` was taken out. Of two keys with the same hash one
+    /// is left out, which is put again when it was not acknowledged for a while.
+    queued: HashSet<u64, BuildHasherDefault<KeyHasher>>,
 }
 
 impl Keys {
     fn push(&mut self, key: Key) {
-        if self.queued.insert(key.clone()) {
+        if self.queued.insert(key.hash()) {
             self.order.push_back(key);
         }
     }
@@ -88,7 +89,7 @@ impl Keys {
     fn pop(&mut self) -> Option<Key> {
         loop {
             let key = self.order.pop_front()?;
-            if self.queued.remove(&key) {
+            if self.queued.remove(&key.hash()) {
                 return Some(key);
             }
         }
@@ -156,10 +157,10 @@ impl Outbox {
     pub(super) fn copy(&mut self, key: Key, awaited: bool) {
         if awaited {
             if !self.heals.queued.is_empty() {
-                self.heals.queued.remove(&key);
+                self.heals.queued.remove(&key.hash());
             }
             self.puts.push(key);
-        } else if !self.puts.queued.contains(&key) {
+        } else if !self.puts.queued.contains(&key.hash()) {
             self.heals.push(key);
         }
     }

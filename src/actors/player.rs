@@ -8,7 +8,6 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use ractor::ActorCell;
-use smallvec::SmallVec;
 use tracing::warn;
 
 use crate::error::Crash;
@@ -25,9 +24,6 @@ use crate::wire::{self, CallFailure};
 use super::contain::contained;
 use super::host::Host;
 use super::resident::{Gate, Resident};
-
-/// How long the encoding of a state may be that is in its player itself.
-const LAST_INLINE: usize = 16;
 
 /// A server type, whatever its state and calls are.
 pub(crate) trait ServerType: Send + Sync {
@@ -114,8 +110,8 @@ enum Life<S> {
 struct Live<S> {
     ring: Ring,
     state: S,
-    /// The encoding of `state` as last handed over; that of many is short.
-    last: SmallVec<[u8; LAST_INLINE]>,
+    /// The encoding of `state` as last handed over.
+    last: Blob,
     /// The version of that, as the part will count it.
     ver: u64,
 }
@@ -194,20 +190,11 @@ impl<G: GenServer> Player<G> {
         };
         let reply = server.handle_call(name, call, &mut live.state).await;
         let reply = encoded(&reply, "reply");
-        let last = &mut live.last;
-        let changed = carried(
-            "state",
-            wire::with_encoded(&live.state, |state| {
-                let changed = state != &last[..];
-                if changed {
-                    last.clear();
-                    last.extend_from_slice(state);
-                }
-                changed
-            }),
-        );
-        if !changed && request.id.is_none() {
-            return Ran::Done { reply, data: None };
+        let state = wire::encode_if_changed(&live.state, &live.last);
+        match carried("state", state) {
+            Some(state) => live.last = state,
+            None if request.id.is_none() => return Ran::Done { reply, data: None },
+            None => {}
         }
         if let Some(id) = request.id {
             live.ring.remember(id, request.span, &reply);
@@ -232,7 +219,7 @@ fn revive<G: GenServer>(server: &G, name: &str, data: &[u8], ver: u64) -> Live<G
         return Live {
             ring: Ring::default(),
             state: server.init(name),
-            last: SmallVec::new(),
+            last: Blob::EMPTY,
             ver,
         };
     }
@@ -242,7 +229,7 @@ fn revive<G: GenServer>(server: &G, name: &str, data: &[u8], ver: u64) -> Live<G
         Ok((state, snapshot)) => Live {
             ring: snapshot.ring,
             state,
-            last: SmallVec::from_slice(&snapshot.state),
+            last: snapshot.state,
             ver,
         },
         Err(reason) => panic!("the backup of '{name}' cannot be read: {reason}"),

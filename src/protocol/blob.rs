@@ -11,7 +11,7 @@ use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest that is short: a value is not larger for it than for one that is shared.
-const SHORT_MAX: usize = 3 * size_of::<usize>() - 1;
+pub(crate) const SHORT_MAX: usize = 3 * size_of::<usize>() - 1;
 
 /// Bytes that do not change; a copy of long ones shares them.
 #[derive(Clone)]
@@ -29,6 +29,16 @@ impl Blob {
         len: 0,
         bytes: [0; SHORT_MAX],
     });
+
+    /// So many of these bytes.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub(crate) fn short(bytes: [u8; SHORT_MAX], len: usize) -> Self {
+        assert!(len <= SHORT_MAX, "no more than there are");
+        let len = len as u8;
+        Self(Repr::Short { len, bytes })
+    }
 }
 
 impl Deref for Blob {

@@ -819,7 +819,7 @@ impl Shard {
     }
 
     /// The keys that this node owns, in no order: to sort millions would take long.
-    pub fn owned_keys(&self) -> impl Iterator<Item = &Key> {
+    pub fn owned_keys(&self) -> impl Iterator<Item = Key> {
         let owned = |slot: &Slot| matches!(slot, Slot::Own(_));
         let slots = self.slots.unsorted();
         slots.filter_map(move |(key, slot)| owned(slot).then_some(key))

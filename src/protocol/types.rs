@@ -1,5 +1,6 @@
 //! The vocabulary of the protocol: identities, keys and time, each a type of its own.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,9 +13,20 @@ use super::defect::{Defect, Planted};
 const TEXT_BYTES_MAX: usize = 512;
 
 /// The name of a node, `NAME@HOST`: it stays the same over restarts.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(
+    clippy::derived_hash_with_manual_eq,
+    reason = "it compares what is hashed, but for what is the same memory"
+)]
 #[serde(try_from = "Arc<str>")]
 pub struct NodeName(Arc<str>);
+
+impl PartialEq for NodeName {
+    /// Mostly both are copies of one.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
 
 impl NodeName {
     /// Wraps a name as it is; who reads names from outside checks them first (see [`crate::config`]).
@@ -202,20 +214,42 @@ pub const KEY_BYTES_MAX: usize = 255;
 
 /// Names one actor in the cluster: its server type and its own name.
 ///
-/// There are millions of them and they are copied a lot: short names are in the key itself, and the hash, which costs less
-/// than a look at cold memory, is not.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// It is looked up several times for each request, so that it has its hash with it; and they are copied a lot, so that short
+/// names are in the key itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "(Kind, SmolStr)", into = "(Kind, SmolStr)")]
 pub struct Key {
+    hash: u64,
+    name: Unhashed,
+}
+
+/// A [`Key`] whose hash is elsewhere: there are millions of them at rest.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unhashed {
     name: SmolStr,
     kind: Kind,
+}
+
+impl Unhashed {
+    /// The key that has that hash.
+    pub(crate) fn with(&self, hash: u64) -> Key {
+        let name = self.clone();
+        Key { hash, name }
+    }
+
+    /// Whether it is that of that key.
+    pub(crate) fn is(&self, key: KeyRef<'_>) -> bool {
+        self.kind == key.kind && self.name == key.name
+    }
 }
 
 impl Key {
     /// The key of the actor `name` of the server type `kind`.
     pub fn new(kind: Kind, name: impl Into<SmolStr>) -> Self {
         let name = name.into();
-        Self { name, kind }
+        let hash = KeyRef::new(kind, &name).hash;
+        let name = Unhashed { name, kind };
+        Self { hash, name }
     }
 
     /// Whether `name` can name an actor: 1 to [`KEY_BYTES_MAX`] bytes, without control characters.
@@ -229,12 +263,10 @@ impl Key {
         if name.len() > KEY_BYTES_MAX {
             return Err("it is longer than 255 bytes; give a shorter one");
         }
-        let is_control = if name.is_ascii() {
-            name.bytes().any(|byte| byte.is_ascii_control())
-        } else {
-            name.chars().any(char::is_control)
-        };
-        if is_control {
+        // Most have none but these, and so many bytes are looked at together that nobody stops at the first other one.
+        let is_plain = |byte: u8| matches!(byte, b' '..=b'~');
+        let plain = name.bytes().fold(true, |plain, byte| plain & is_plain(byte));
+        if !plain && name.chars().any(char::is_control) {
             return Err("it has control characters; leave them out");
         }
         Ok(())
@@ -242,7 +274,11 @@ impl Key {
 
     /// The same key, borrowed.
     pub fn borrowed(&self) -> KeyRef<'_> {
-        KeyRef::new(self.kind, &self.name)
+        KeyRef {
+            hash: self.hash,
+            kind: self.name.kind,
+            name: &self.name.name,
+        }
     }
 
     /// The bits that hashes of keys have. The others are free for what a table notes of a key; those tables go by the
@@ -251,17 +287,35 @@ impl Key {
 
     /// A hash of the whole key, the same on every node; of [62 bits](Self::HASH_BITS).
     pub fn hash(&self) -> u64 {
-        self.borrowed().hash
+        self.hash
     }
 
     /// The server type.
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.name.kind
     }
 
     /// The actor's own name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.name.name
+    }
+
+    /// The key without its hash.
+    pub(crate) fn into_unhashed(self) -> Unhashed {
+        self.name
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    /// By name.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
     }
 }
 
@@ -291,18 +345,22 @@ impl<'a> KeyRef<'a> {
 
     /// Whether it is that key.
     pub fn is(&self, key: &Key) -> bool {
-        self.kind == key.kind && self.name == key.name
+        self.hash == key.hash && key.name.is(*self)
     }
 
     /// The key itself.
     pub fn to_key(&self) -> Key {
-        Key::new(self.kind, self.name)
+        let name = Unhashed {
+            name: self.name.into(),
+            kind: self.kind,
+        };
+        name.with(self.hash)
     }
 }
 
 impl std::hash::Hash for Key {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash());
+        state.write_u64(self.hash);
     }
 }
 
@@ -338,13 +396,13 @@ impl TryFrom<(Kind, SmolStr)> for Key {
 
 impl From<Key> for (Kind, SmolStr) {
     fn from(key: Key) -> Self {
-        (key.kind, key.name)
+        (key.name.kind, key.name.name)
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}/{}", self.kind.0, self.name)
+        write!(f, "{:08x}/{}", self.kind().0, self.name())
     }
 }
 

@@ -528,9 +528,9 @@ impl Cluster {
         let Some(shard) = self.processes.get(&p).map(|p| &p.parts[part]) else {
             return;
         };
-        let idle = |key: &Key| {
-            let gen_ = shard.owns(key)?;
-            shard.may_rest(key, gen_).then(|| (key.clone(), gen_))
+        let idle = |key: Key| {
+            let gen_ = shard.owns(&key)?;
+            shard.may_rest(&key, gen_).then_some((key, gen_))
         };
         let idle: Vec<(Key, Epoch)> = owned(shard).into_iter().filter_map(idle).collect();
         for (key, gen_) in idle {
@@ -570,7 +570,7 @@ impl Cluster {
         };
         let shard = &process.parts[part];
         for key in owned(shard) {
-            self.books.owns(shard.view(), key, &process.lives[part]);
+            self.books.owns(shard.view(), &key, &process.lives[part]);
         }
     }
 
@@ -593,8 +593,8 @@ impl Cluster {
 }
 
 /// The keys that a part owns, in their order.
-fn owned(shard: &Shard) -> Vec<&Key> {
-    let mut keys: Vec<&Key> = shard.owned_keys().collect();
+fn owned(shard: &Shard) -> Vec<Key> {
+    let mut keys: Vec<Key> = shard.owned_keys().collect();
     keys.sort();
     keys
 }

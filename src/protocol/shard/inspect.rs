@@ -142,7 +142,7 @@ impl Shard {
         };
         self.slots.unsorted().all(|(key, slot)| {
             let place = self.slots.place_of(key.borrowed());
-            place.is_some_and(|place| self.is_stale(place)) || fits(key, slot)
+            place.is_some_and(|place| self.is_stale(place)) || fits(&key, slot)
         })
     }
 

@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 
 use hashbrown::{HashTable, hash_table};
 
-use super::super::types::{Key, KeyRef};
+use super::super::types::{Key, KeyRef, Unhashed};
 use super::Slot;
 
 /// The slots of a part, by key.
@@ -48,14 +48,14 @@ impl Role {
 struct Entry {
     /// The key's hash, and the role of its slot.
     tagged: u64,
-    content: Box<(Key, Slot)>,
+    content: Box<(Unhashed, Slot)>,
 }
 
 impl Entry {
     fn new(key: Key, slot: Slot) -> Self {
         let mut entry = Self {
             tagged: key.hash(),
-            content: Box::new((key, slot)),
+            content: Box::new((key.into_unhashed(), slot)),
         };
         entry.tag();
         entry
@@ -79,11 +79,15 @@ impl Entry {
     }
 
     fn is_of(&self, key: KeyRef<'_>) -> bool {
-        self.hash() == key.hash() && key.is(&self.content.0)
+        self.hash() == key.hash() && self.content.0.is(key)
     }
 
-    fn parts(&self) -> (&Key, &Slot) {
-        (&self.content.0, &self.content.1)
+    fn key(&self) -> Key {
+        self.content.0.with(self.hash())
+    }
+
+    fn parts(&self) -> (Key, &Slot) {
+        (self.key(), &self.content.1)
     }
 }
 
@@ -174,8 +178,7 @@ impl Table {
         change: impl FnOnce(&Key, &mut Slot) -> T,
     ) -> Option<T> {
         let entry = self.entries.get_bucket_mut(place)?;
-        let (key, slot) = &mut *entry.content;
-        let changed = change(key, slot);
+        let changed = change(&entry.key(), &mut entry.content.1);
         entry.tag();
         Some(changed)
     }
@@ -185,20 +188,20 @@ impl Table {
     }
 
     /// Everything, in the order of the keys.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Slot)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Slot)> {
         let mut sorted: Vec<_> = self.unsorted().collect();
-        sorted.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         sorted.into_iter()
     }
 
     /// Everything, in no order.
-    pub(super) fn unsorted(&self) -> impl Iterator<Item = (&Key, &Slot)> {
+    pub(super) fn unsorted(&self) -> impl Iterator<Item = (Key, &Slot)> {
         self.entries.iter().map(Entry::parts)
     }
 
     /// The same, without the keys.
     pub(super) fn values(&self) -> impl Iterator<Item = &Slot> {
-        self.unsorted().map(|(_, slot)| slot)
+        self.entries.iter().map(|entry| &entry.content.1)
     }
 
     /// Takes it apart, in no order.
@@ -209,7 +212,8 @@ impl Table {
     /// Whether every entry says what its slot is.
     pub(super) fn is_tagged(&self) -> bool {
         let is_true = |entry: &Entry| {
-            entry.hash() == entry.content.0.hash() && entry.role() == Role::of(&entry.content.1)
+            let key = entry.key();
+            key == Key::new(key.kind(), key.name()) && entry.role() == Role::of(&entry.content.1)
         };
         self.entries.iter().all(is_true)
     }
@@ -220,7 +224,7 @@ impl PartialEq for Table {
         self.entries.len() == other.entries.len()
             && self
                 .unsorted()
-                .all(|(key, slot)| other.get(key) == Some(slot))
+                .all(|(key, slot)| other.get(&key) == Some(slot))
     }
 }
 
@@ -277,6 +281,6 @@ mod tests {
     #[test]
     fn an_entry_takes_a_block_of_96_bytes() {
         // mimalloc has blocks of 80, 96 and 112 bytes, and adds 7 for the alignment where a size is no power of two.
-        assert_eq!(size_of::<(Key, Slot)>(), 88);
+        assert_eq!(size_of::<(Unhashed, Slot)>(), 88);
     }
 }

@@ -31,7 +31,7 @@ fn a_key_that_is_touched_is_looked_at_first() {
     let mut part = keeper_of(20);
     // Where this node was the home before, it would grant the key.
     let is_elsewhere = |key: &Key| part.shard.placement.home(key) == Some(&id("a@h"));
-    let keys = part.shard.slots.iter().map(|(key, _)| key.clone());
+    let keys = part.shard.slots.iter().map(|(key, _)| key);
     let of_another = keys.into_iter().find(is_elsewhere);
     part.key = of_another.expect("some of twenty have another home");
     part.step(Input::Install(view(2, &["b@h", "c@h"])));
@@ -88,7 +88,7 @@ fn no_key_is_taken_for_looked_at_when_the_numbers_come_round() {
         let record = part.shard.record(key);
         record.is_some_and(|rec| rec.3.is_none())
     };
-    assert!(part.shard.slots.iter().all(|(key, _)| is_orphan(key)));
+    assert!(part.shard.slots.iter().all(|(key, _)| is_orphan(&key)));
 }
 
 #[test]
@@ -103,6 +103,7 @@ fn who_joins_leaves_most_keys_as_they_are() {
     let Shard { placement, me, .. } = &part.shard;
     let mut passed = 0;
     for (key, slot) in part.shard.slots.iter() {
+        let key = &key;
         let belongs = placement.is_top(key, 1, me);
         assert_ne!(belongs, part.shard.sweep.surplus.contains(key));
         assert_eq!(belongs, slot.stamp() != part.shard.sweep.stamp);
