@@ -332,13 +332,13 @@ impl Encoded {
         }
     }
 
-    fn into_blob(mut self) -> Blob {
-        match self.long.take() {
+    fn into_blob(self) -> Blob {
+        match self.long {
             None => Blob::short(self.short, self.len),
             Some(long) => {
                 // What waits is counted by its length: no room beside it.
                 let blob = Blob::from(&long[..]);
-                self.long = Some(long);
+                give_back(long);
                 blob
             }
         }
@@ -354,13 +354,9 @@ impl Encoded {
     }
 }
 
-impl Drop for Encoded {
-    fn drop(&mut self) {
-        if let Some(long) = self.long.take()
-            && long.capacity() <= BUFFER_MAX
-        {
-            BUFFER.set(long);
-        }
+fn give_back(long: Vec<u8>) {
+    if long.capacity() <= BUFFER_MAX {
+        BUFFER.set(long);
     }
 }
 
@@ -406,7 +402,11 @@ pub(crate) fn encode_if_changed<T: Serialize>(
     before: &[u8],
 ) -> Result<Option<Blob>, String> {
     let encoded = Encoded::new(value)?;
-    Ok((encoded.bytes() != before).then(|| encoded.into_blob()))
+    if encoded.bytes() != before {
+        return Ok(Some(encoded.into_blob()));
+    }
+    encoded.long.map(give_back);
+    Ok(None)
 }
 
 /// Decodes a value of a server type.

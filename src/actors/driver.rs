@@ -22,7 +22,8 @@ use tracing::{debug, error, info};
 use crate::net::{Arrival, Ties};
 use crate::protocol::blob::Blob;
 use crate::protocol::shard::{
-    Answer, Effect, Input, Located, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran, Request, Shard,
+    Answer, Effect, Effects, Input, Located, Msg, PREFETCHED, Progress, REQUEST_BYTES, Ran,
+    Request, Shard,
 };
 use crate::protocol::types::{Epoch, Key, KeyRef, Kind, NodeId, NodeName};
 use crate::protocol::view::View;
@@ -131,6 +132,13 @@ pub(crate) enum Item {
 }
 
 impl Item {
+    /// Reads some of the memory of a player whose request was handled.
+    fn prefetch(&self) {
+        if let Self::Ran { seat, .. } | Self::Served { seat, .. } = self {
+            seat.gate().prefetch();
+        }
+    }
+
     /// The key of something that there are many of.
     fn key(&self) -> Option<KeyRef<'_>> {
         match self {
@@ -141,6 +149,43 @@ impl Item {
     }
 }
 
+/// What the machine wants done.
+#[derive(Default)]
+struct Out {
+    effects: Vec<Effect>,
+    /// What clients get at the end of the round.
+    answers: Vec<(u64, Answer)>,
+    /// By peer; there are few.
+    outboxes: Vec<(NodeId, Outbox)>,
+}
+
+impl Effects for Out {
+    fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    fn copy(&mut self, to: &NodeId, key: &Key, awaited: bool) {
+        self.outbox(to).copy(key, awaited);
+    }
+
+    fn answer(&mut self, token: u64, answer: Answer) {
+        self.answers.push((token, answer));
+    }
+}
+
+impl Out {
+    fn outbox(&mut self, peer: &NodeId) -> &mut Outbox {
+        let at = match self.outboxes.iter().position(|(id, _)| id == peer) {
+            Some(at) => at,
+            None => {
+                self.outboxes.push((peer.clone(), Outbox::default()));
+                self.outboxes.len() - 1
+            }
+        };
+        &mut self.outboxes[at].1
+    }
+}
+
 /// What drives one part.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
@@ -148,22 +193,18 @@ pub(crate) struct Driver {
     /// The part's actor, which supervises its players.
     supervisor: ActorCell,
     machine: Shard,
-    effects: Vec<Effect>,
+    out: Out,
     items: Vec<Item>,
     /// Whether this node may answer, as of the beginning of the round.
     leased: bool,
     /// The clients of this node that wait for an answer, but for those that wait for a player.
     calls: Calls,
-    /// What they get at the end of the round.
-    answers: Vec<(u64, Answer)>,
     /// What players are to handle after it.
     given: Vec<Given>,
     /// How many bytes of requests were handled in the round.
     taken: usize,
     /// How many bytes of outcomes were.
     outcomes: usize,
-    /// By peer; there are few.
-    outboxes: Vec<(NodeId, Outbox)>,
     hints: Hints,
     /// There is one for the request that is being taken in: it says nothing new where that goes.
     is_hinted: bool,
@@ -200,15 +241,13 @@ impl Driver {
             part: Arc::clone(&shared.parts[index]),
             supervisor,
             machine: machine(&shared, index, shared.me(), view),
-            effects: Vec::new(),
+            out: Out::default(),
             items: Vec::new(),
             leased: false,
             calls: Calls::new(true),
-            answers: Vec::new(),
             given: Vec::new(),
             taken: 0,
             outcomes: 0,
-            outboxes: Vec::new(),
             hints: Hints::default(),
             is_hinted: false,
             frames: 0,
@@ -234,7 +273,7 @@ impl Driver {
     /// Whether the part is to look for more copies that the cluster lacks, now.
     fn heals(&self) -> bool {
         let has_room = |(_, outbox): &(NodeId, Outbox)| outbox.heals() < HEALS_MAX;
-        self.machine.is_healing() && self.outboxes.iter().all(has_room)
+        self.machine.is_healing() && self.out.outboxes.iter().all(has_room)
     }
 
     /// Does a little of that, if there is.
@@ -273,6 +312,7 @@ impl Driver {
         let mut rest = items.drain(..);
         while !rest.as_slice().is_empty() {
             let near = rest.as_slice().iter().take(PREFETCHED);
+            near.clone().for_each(Item::prefetch);
             self.machine.prefetch(near.clone().filter_map(Item::key));
             self.hints.prefetch(near.filter_map(|item| match item {
                 Item::Request { key, .. } => Some(key.borrowed()),
@@ -329,7 +369,7 @@ impl Driver {
                 self.outcomes += ran.weight();
                 if gate.is_open() {
                     let actor = (&gate.key, gate.gen_);
-                    self.machine.ran(self.leased, actor, ran, &mut self.effects);
+                    self.machine.ran(self.leased, actor, ran, &mut self.out);
                     self.carry_out();
                 }
             }
@@ -360,7 +400,7 @@ impl Driver {
                     let token = self.name(caller, None);
                     let (actor, asked) = ((&gate.key, gate.gen_), (token, request));
                     self.machine
-                        .served(self.leased, actor, asked, ran, &mut self.effects);
+                        .served(self.leased, actor, asked, ran, &mut self.out);
                     self.carry_out();
                     if is_read && let Some(ver) = self.machine.settled_at(&gate.key) {
                         // The next ones need not come here.
@@ -374,19 +414,20 @@ impl Driver {
             Item::Frame { from, bytes } => self.frame(&from, &bytes),
             // It goes at the end of the round.
             Item::MayAsk => {}
-            Item::LinkDown { peer } => self.outboxes.retain(|(id, _)| *id != peer),
+            Item::LinkDown { peer } => self.out.outboxes.retain(|(id, _)| *id != peer),
             Item::LinkUp => self.step(Input::Linked),
             Item::Leased => self.step(Input::Leased),
             Item::Install(view) => {
                 let view = with_own_names(view, self.machine.view());
                 // Whatever was not sent belongs to the old epoch.
-                self.outboxes
+                self.out
+                    .outboxes
                     .iter_mut()
                     .for_each(|(_, outbox)| outbox.clear());
                 self.leased = self.part.lease.is_valid_in(&view);
                 self.step(Input::Install(view));
                 let view = self.machine.view();
-                self.outboxes.retain(|(peer, _)| view.contains(peer));
+                self.out.outboxes.retain(|(peer, _)| view.contains(peer));
                 for (from, bytes) in std::mem::take(&mut self.early) {
                     self.frame(&from, &bytes);
                 }
@@ -394,7 +435,7 @@ impl Driver {
             Item::Tick => {
                 self.told.clear();
                 self.ticked = true;
-                for (peer, outbox) in &mut self.outboxes {
+                for (peer, outbox) in &mut self.out.outboxes {
                     if outbox.tick() {
                         self.shared.give_up(peer, self.part.index);
                     }
@@ -436,7 +477,7 @@ impl Driver {
             Item::Dissolve { me, view } => {
                 self.part.clear_out();
                 self.part.open_residents();
-                self.outboxes.clear();
+                self.out.outboxes.clear();
                 self.hints.clear();
                 self.early.clear();
                 let old = std::mem::replace(
@@ -449,7 +490,7 @@ impl Driver {
                     } else {
                         Answer::NotServing
                     };
-                    self.answers.push((token, answer));
+                    self.out.answer(token, answer);
                 }
             }
         }
@@ -476,7 +517,7 @@ impl Driver {
 
     /// Answers those that still wait.
     fn answer_all(&mut self) {
-        let mut answers = std::mem::take(&mut self.answers);
+        let mut answers = std::mem::take(&mut self.out.answers);
         let mut rest = answers.drain(..);
         while !rest.as_slice().is_empty() {
             let (part, some) = (&self.part, rest.by_ref().take(PREFETCHED));
@@ -497,30 +538,29 @@ impl Driver {
             }
         }
         drop(rest);
-        self.answers = answers;
+        self.out.answers = answers;
     }
 
     /// Has the machine take in a request of a client; `hint`: who owned the key a moment ago.
     fn ask(&mut self, token: u64, key: Key, request: Request, hint: Option<NodeId>) {
         self.is_hinted = hint.is_some();
-        self.machine
-            .ask(token, key, request, hint, &mut self.effects);
+        self.machine.ask(token, key, request, hint, &mut self.out);
         self.carry_out();
         self.is_hinted = false;
     }
 
     /// One step of the machine, with everything that it wants done.
     fn step(&mut self, input: Input) {
-        self.machine.handle(self.leased, input, &mut self.effects);
+        self.machine.handle(self.leased, input, &mut self.out);
         self.carry_out();
     }
 
     /// Does what the machine wants done.
     fn carry_out(&mut self) {
-        if self.effects.is_empty() {
+        if self.out.effects.is_empty() {
             return;
         }
-        let mut effects = std::mem::take(&mut self.effects);
+        let mut effects = std::mem::take(&mut self.out.effects);
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send { to, msg } => {
@@ -531,10 +571,10 @@ impl Driver {
                         self.hints.learn(key, &to);
                     }
                     let bytes_max = self.part.load.max();
-                    outbox_of(&mut self.outboxes, &to).push(msg, bytes_max);
+                    self.out.outbox(&to).push(msg, bytes_max);
                 }
                 Effect::Copy { to, key, awaited } => {
-                    outbox_of(&mut self.outboxes, &to).copy(key, awaited);
+                    self.out.copy(&to, &key, awaited);
                 }
                 Effect::Start { key, gen_, data } => self.start(key, gen_, data),
                 Effect::Run { key, gen_, request } => {
@@ -547,7 +587,7 @@ impl Driver {
                         self.stop(&seat);
                     }
                 }
-                Effect::Answer { token, answer } => self.answers.push((token, answer)),
+                Effect::Answer { token, answer } => self.out.answer(token, answer),
                 Effect::Found { token, found } => {
                     let port = self.calls(|calls| calls.take(token));
                     if let Some(Port::Locate(port)) = port {
@@ -579,7 +619,7 @@ impl Driver {
                 Effect::Refused { from, rule } => self.shared.refused(&from, rule),
             }
         }
-        self.effects = effects;
+        self.out.effects = effects;
     }
 
     fn start(&mut self, key: Key, gen_: Epoch, data: Blob) {
@@ -716,7 +756,7 @@ impl Driver {
         let from = known.as_ref().unwrap_or(from);
         let same_epoch = header.epoch == self.machine.epoch();
         if let Some(taken) = header.taken {
-            let mut copies = outbox_of(&mut self.outboxes, from).arrived(taken.number);
+            let mut copies = self.out.outbox(from).arrived(taken.number);
             match taken.copies {
                 Copies::Kept { but } if same_epoch && but.is_sorted_by(|a, b| a < b) => {
                     // Backwards, so that the places of the others stay what they are.
@@ -727,8 +767,7 @@ impl Driver {
                             copies.swap_remove(place);
                         }
                     }
-                    self.machine
-                        .kept(self.leased, from, &copies, &mut self.effects);
+                    self.machine.kept(self.leased, from, &copies, &mut self.out);
                     self.carry_out();
                 }
                 Copies::Kept { .. } | Copies::Void => {}
@@ -741,7 +780,7 @@ impl Driver {
                 Some(but) if same_epoch => Copies::Kept { but },
                 Some(_) | None => Copies::Void,
             };
-            outbox_of(&mut self.outboxes, from).take_in(Taken { number, copies });
+            self.out.outbox(from).take_in(Taken { number, copies });
         }
     }
 
@@ -775,7 +814,7 @@ impl Driver {
             for read in near.drain(..) {
                 let msg = match read {
                     Ok(Read::Copy(key, copied)) if same_epoch => {
-                        if !self.machine.keep(from, key, copied, &mut self.effects) {
+                        if !self.machine.keep(from, key, copied, &mut self.out) {
                             but.push(place);
                         }
                         place += 1;
@@ -789,7 +828,7 @@ impl Driver {
                     }
                 };
                 self.machine
-                    .receive(self.leased, from, epoch, msg, &mut self.effects);
+                    .receive(self.leased, from, epoch, msg, &mut self.out);
                 self.carry_out();
             }
         }
@@ -812,7 +851,7 @@ impl Driver {
         self.answer_all();
         let Self {
             machine,
-            outboxes,
+            out: Out { outboxes, .. },
             frames,
             frame,
             ticked,
@@ -922,15 +961,4 @@ fn with_own_names(mut view: View, before: &View) -> View {
         .for_each(|member| own(&mut member.id));
     view.leaving.iter_mut().for_each(own);
     view
-}
-
-fn outbox_of<'a>(outboxes: &'a mut Vec<(NodeId, Outbox)>, peer: &NodeId) -> &'a mut Outbox {
-    let at = match outboxes.iter().position(|(id, _)| id == peer) {
-        Some(at) => at,
-        None => {
-            outboxes.push((peer.clone(), Outbox::default()));
-            outboxes.len() - 1
-        }
-    };
-    &mut outboxes[at].1
 }

@@ -153,7 +153,6 @@ impl<G: GenServer> Resident for Seat<G> {
 
     fn ask(self: Arc<Self>, request: Request) -> Result<Option<Waiting>, Refused> {
         let runs_here = self.gate.part.may_handle_here();
-        self.gate.enter()?;
         let mut job = Job::new(self, request, Asker::Client(None));
         if runs_here && let Some(player) = job.seat.take() {
             return Ok(ask_now((player, job)));
@@ -469,12 +468,15 @@ impl<G: GenServer> Job<G> {
 
     /// The client begins to wait for the player.
     fn wait(&mut self) -> Result<oneshot::Receiver<Answer>, Refused> {
-        self.part().load.wait()?;
+        self.seat.gate.enter()?;
+        let waits = self.part().load.wait();
+        waits.inspect_err(|_| self.seat.gate.leave())?;
         self.take_a_name().ok_or(Refused::Closed)
     }
 
     /// The same for one whose request the player has begun to handle; none if the part has ended.
     fn wait_begun(&mut self) -> Option<oneshot::Receiver<Answer>> {
+        self.seat.gate.enter_begun();
         self.part().load.wait_begun();
         let answer = self.take_a_name();
         if answer.is_none() {
@@ -489,6 +491,7 @@ impl<G: GenServer> Job<G> {
         let token = self.part().calls(|calls| calls.add(None, Port::Call(port)));
         let (Some(token), Some(ask)) = (token, &mut self.ask) else {
             self.part().load.wait_over(1);
+            self.seat.gate.leave();
             return None;
         };
         ask.asker = Asker::Client(Some(token));
@@ -514,7 +517,9 @@ impl<G: GenServer> Job<G> {
             part.inbox.put(driver::Item::Ran { seat, ran });
             return None;
         };
-        gate.leave();
+        if token.is_some() {
+            gate.leave();
+        }
         match gate.reply_of(ran, ver) {
             Ok(reply) => {
                 part.load.taken(request.weight());
@@ -568,9 +573,9 @@ impl<G: GenServer> Seat<G> {
         let Asker::Client(token) = ask.asker else {
             return;
         };
+        let Some(token) = token else { return };
         let gate = &self.gate;
         gate.leave();
-        let Some(token) = token else { return };
         if !gate.part.calls(|calls| calls.adopt(token, &gate.key)) {
             return gate.part.load.taken(ask.request.weight());
         }

@@ -80,9 +80,9 @@ struct Keys {
 }
 
 impl Keys {
-    fn push(&mut self, key: Key) {
+    fn push(&mut self, key: &Key) {
         if self.queued.insert(key.hash()) {
-            self.order.push_back(key);
+            self.order.push_back(key.clone());
         }
     }
 
@@ -154,7 +154,7 @@ impl Outbox {
     }
 
     /// Notes that the peer must get the latest state of a key; `awaited`: a client waits for that.
-    pub(super) fn copy(&mut self, key: Key, awaited: bool) {
+    pub(super) fn copy(&mut self, key: &Key, awaited: bool) {
         if awaited {
             if !self.heals.queued.is_empty() {
                 self.heals.queued.remove(&key.hash());
@@ -330,11 +330,11 @@ mod tests {
         let key = |name: &str| Key::new(Kind(1), name);
         let mut outbox = Outbox::default();
         for name in ["a", "b", "c"] {
-            outbox.copy(key(name), false);
+            outbox.copy(&key(name), false);
         }
-        outbox.copy(key("b"), true);
-        outbox.copy(key("b"), false);
-        outbox.copy(key("d"), true);
+        outbox.copy(&key("b"), true);
+        outbox.copy(&key("b"), false);
+        outbox.copy(&key("d"), true);
         let put = |outbox: &mut Outbox| outbox.next_put();
         let heal = |outbox: &mut Outbox| outbox.next_heal();
         assert_eq!(put(&mut outbox), Some(key("b")));
@@ -371,7 +371,7 @@ mod tests {
     fn a_queue_that_was_long_gives_its_memory_back_when_nothing_waits() {
         let mut outbox = Outbox::default();
         let key = |number: usize| Key::new(Kind(1), number.to_string());
-        (0..1_000).for_each(|number| outbox.copy(key(number), true));
+        (0..1_000).for_each(|number| outbox.copy(&key(number), true));
         outbox.tick();
         assert!(outbox.has_puts());
         while outbox.next_put().is_some() {}

@@ -66,15 +66,16 @@ impl Work {
     }
 }
 
-/// What one player, its part and its clients share.
+/// What one player, its part and its clients share. What its part reads for each request is at its beginning.
+#[repr(C)]
 pub(crate) struct Gate {
     pub(crate) key: Key,
     /// The owner's generation.
     pub(crate) gen_: Epoch,
-    pub(crate) part: Arc<Part>,
-    /// Requests that it was given directly and has not handled.
-    waiting: AtomicUsize,
     open: AtomicBool,
+    pub(crate) part: Arc<Part>,
+    /// Requests of clients that wait for it.
+    waiting: AtomicUsize,
     /// When it was started, or handled a request last.
     used: AtomicU64,
     /// In which view the keepers have which version.
@@ -96,7 +97,7 @@ impl Gate {
 
     /// Reads some of its memory.
     pub(super) fn prefetch(&self) {
-        black_box((self.gen_, self.used.load(Relaxed)));
+        black_box((self.gen_, self.open.load(Relaxed)));
     }
 
     /// The player is used now.
@@ -109,7 +110,7 @@ impl Gate {
         self.used.load(Relaxed)
     }
 
-    /// One more request waits for the player, if it may.
+    /// One more request of a client waits for the player, if it may.
     pub(super) fn enter(&self) -> Result<(), Refused> {
         if self.waiting.fetch_add(1, Relaxed) >= self.part.key_max {
             self.leave();
@@ -118,12 +119,18 @@ impl Gate {
         Ok(())
     }
 
+    /// The same for one that the player has begun to handle.
+    pub(super) fn enter_begun(&self) {
+        self.waiting.fetch_add(1, Relaxed);
+    }
+
     /// One of them does not any more.
     pub(super) fn leave(&self) {
         self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// Whether it has requests that the part has not heard of, one of which it may be at work on.
+    /// Whether clients wait for it, of whose requests the part has not heard. (One that is handled without waiting is not
+    /// counted: should the player go to rest by then, the request goes to the part.)
     pub(crate) fn is_busy(&self) -> bool {
         self.waiting.load(Relaxed) > 0
     }

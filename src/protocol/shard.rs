@@ -16,6 +16,7 @@
 
 mod barrier;
 mod directory;
+mod effect;
 mod healing;
 mod held;
 mod index;
@@ -47,6 +48,7 @@ use super::view::View;
 use table::Table;
 
 pub use barrier::Progress;
+pub use effect::{Effect, Effects};
 pub use healing::Copied;
 use healing::{Acks, Healing};
 use held::Books;
@@ -426,84 +428,6 @@ impl Input {
     }
 }
 
-/// What a part wants done.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Effect {
-    /// Send this in the current epoch.
-    Send {
-        /// To whom.
-        to: NodeId,
-        /// What.
-        msg: Msg,
-    },
-    /// Send `to` the current [`Shard::copy_of`] of that key, whenever the connection has room: updates that come
-    /// meanwhile ride along.
-    Copy {
-        /// Who is to keep it.
-        to: NodeId,
-        /// The key.
-        key: Key,
-        /// Whether a client waits for that; the others may go later.
-        awaited: bool,
-    },
-    /// Start an actor with that state (empty: a new one).
-    Start {
-        /// The key.
-        key: Key,
-        /// The generation, which names this actor towards the part.
-        gen_: Epoch,
-        /// The state.
-        data: Blob,
-    },
-    /// Give the actor that request, after those before.
-    Run {
-        /// The key.
-        key: Key,
-        /// The generation of the actor.
-        gen_: Epoch,
-        /// The request.
-        request: Request,
-    },
-    /// End the actor: it lives elsewhere now, or is at rest.
-    Stop {
-        /// The key.
-        key: Key,
-        /// The generation of the actor.
-        gen_: Epoch,
-    },
-    /// The answer to a client of this node.
-    Answer {
-        /// The request's token.
-        token: u64,
-        /// The answer.
-        answer: Answer,
-    },
-    /// The answer to a client that asked where an actor is.
-    Found {
-        /// The question's token.
-        token: u64,
-        /// The answer.
-        found: Option<Located>,
-    },
-    /// The peer is in an older epoch: send it my view.
-    ShowView(NodeId),
-    /// The peer is in a later epoch: ask it for its view.
-    WantView(NodeId),
-    /// The barrier went on (see [`Progress`]).
-    Progress(Epoch, Progress),
-    /// No request is left, after `Quiesce`.
-    Quiet,
-    /// An invariant of the protocol does not hold: a defect of ours.
-    Broken(&'static str),
-    /// A message was dropped that no member of ours sends: its sender is broken, or makes things up.
-    Refused {
-        /// Who sent it.
-        from: NodeId,
-        /// What rule it breaks.
-        rule: &'static str,
-    },
-}
-
 /// A request on its way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Pending {
@@ -692,7 +616,7 @@ impl Shard {
 
     /// Takes one step. `leased`: whether this node may answer clients right now, as a member of the view that this part
     /// has installed.
-    pub fn handle(&mut self, leased: bool, input: Input, out: &mut Vec<Effect>) {
+    pub fn handle(&mut self, leased: bool, input: Input, out: &mut dyn Effects) {
         if let Some(key) = input.key() {
             self.touch(key, out);
         }
@@ -741,7 +665,7 @@ impl Shard {
         key: Key,
         request: Request,
         hint: Option<NodeId>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         self.touch(&key, out);
         let origin = Origin::Local(token);
@@ -756,7 +680,7 @@ impl Shard {
         (key, gen_): (&Key, Epoch),
         (token, request): (u64, Request),
         ran: Ran,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         self.touch(key, out);
         let origin = Origin::Local(token);
@@ -774,7 +698,7 @@ impl Shard {
         leased: bool,
         (key, gen_): (&Key, Epoch),
         ran: Ran,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         self.touch(key, out);
         self.handled(leased, key, gen_, None, ran, out);
@@ -788,14 +712,14 @@ impl Shard {
         from: &NodeId,
         epoch: Epoch,
         msg: Msg,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         self.message(leased, from, epoch, msg, out);
         self.follow_up(out);
     }
 
     /// What may have become due by any step.
-    fn follow_up(&mut self, out: &mut Vec<Effect>) {
+    fn follow_up(&mut self, out: &mut dyn Effects) {
         self.try_done(out);
         if self.quiescing && !self.quiet_said && self.is_quiet() {
             self.quiet_said = true;
@@ -931,7 +855,7 @@ impl Shard {
         from: &NodeId,
         epoch: Epoch,
         msg: Msg,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         if epoch > self.view.epoch {
             out.push(Effect::WantView(from.clone()));
@@ -1022,7 +946,7 @@ impl Shard {
         from: &NodeId,
         key: KeyRef<'_>,
         copied: Copied<'_>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) -> bool {
         if !self.view.contains(from) {
             out.push(Effect::ShowView(from.clone()));
@@ -1057,7 +981,7 @@ impl Shard {
         leased: bool,
         from: &NodeId,
         copies: &[(Key, (bool, Epoch, u64))],
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         for copies in copies.chunks(PREFETCHED) {
             self.prefetch(copies.iter().map(|(key, _)| key.borrowed()));
@@ -1150,7 +1074,7 @@ impl Shard {
 
     /// Looks at what lags as of the tick `by` or before: answers what only the lease held back, and, if `again`, puts what
     /// was last put as early as that.
-    fn revisit(&mut self, leased: bool, by: u64, again: bool, out: &mut Vec<Effect>) {
+    fn revisit(&mut self, leased: bool, by: u64, again: bool, out: &mut dyn Effects) {
         for names in self.lagging.take(by).chunks(PREFETCHED) {
             self.prefetch(names.iter().map(Key::borrowed));
             for key in names.iter() {
@@ -1173,7 +1097,7 @@ impl Shard {
     }
 
     /// Sends again what was not acknowledged for that many ticks.
-    fn resend(&mut self, leased: bool, after: u64, out: &mut Vec<Effect>) {
+    fn resend(&mut self, leased: bool, after: u64, out: &mut dyn Effects) {
         let tick = self.tick;
         let put_by = tick.checked_sub(after);
         if let Some(by) = put_by {

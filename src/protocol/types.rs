@@ -265,7 +265,9 @@ impl Key {
         }
         // Most have none but these, and so many bytes are looked at together that nobody stops at the first other one.
         let is_plain = |byte: u8| matches!(byte, b' '..=b'~');
-        let plain = name.bytes().fold(true, |plain, byte| plain & is_plain(byte));
+        let plain = name
+            .bytes()
+            .fold(true, |plain, byte| plain & is_plain(byte));
         if !plain && name.chars().any(char::is_control) {
             return Err("it has control characters; leave them out");
         }

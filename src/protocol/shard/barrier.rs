@@ -7,7 +7,7 @@ use super::super::defect::Defect;
 use super::super::placement::Placement;
 use super::super::types::{Key, NodeId};
 use super::super::view::View;
-use super::{Effect, Forwarded, Healing, Msg, PREFETCHED, Shard, Slot};
+use super::{Effect, Effects, Forwarded, Healing, Msg, PREFETCHED, Shard, Slot};
 
 /// Most views whose homes are remembered until a barrier completes; beyond, authority waits for the barrier.
 const LINEAGE_MAX: usize = 32;
@@ -23,7 +23,7 @@ pub enum Progress {
 
 impl Shard {
     /// Installs a view of a later epoch, or of another cluster; views in between may be skipped.
-    pub(super) fn install(&mut self, leased: bool, view: View, out: &mut Vec<Effect>) {
+    pub(super) fn install(&mut self, leased: bool, view: View, out: &mut dyn Effects) {
         if view.cluster == self.view.cluster && view.epoch <= self.view.epoch
             || !view.contains(&self.me)
         {
@@ -108,7 +108,7 @@ impl Shard {
     }
 
     /// Tells everybody when all copies that this node answers for are in place.
-    pub(super) fn try_done(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn try_done(&mut self, out: &mut dyn Effects) {
         let settled = self.healing.unsettled == 0 || self.planted.has(Defect::DoneWithoutAcks);
         if self.done_sent || self.is_sweeping() || !settled {
             return;
@@ -124,7 +124,7 @@ impl Shard {
     }
 
     /// Tells those who have not told this node. Whoever has, and missed this, asks by its own resend.
-    pub(super) fn send_done(&self, out: &mut Vec<Effect>) {
+    pub(super) fn send_done(&self, out: &mut dyn Effects) {
         for to in self.view.ids().filter(|id| **id != self.me) {
             let heard = self.done_from.contains(to);
             out.push(Effect::Send {
@@ -135,7 +135,7 @@ impl Shard {
     }
 
     /// A member's copies are in place.
-    pub(super) fn done(&mut self, from: NodeId, heard: bool, out: &mut Vec<Effect>) {
+    pub(super) fn done(&mut self, from: NodeId, heard: bool, out: &mut dyn Effects) {
         if !heard && self.done_sent {
             out.push(Effect::Send {
                 to: from.clone(),
@@ -146,7 +146,7 @@ impl Shard {
         self.try_complete(out);
     }
 
-    fn try_complete(&mut self, out: &mut Vec<Effect>) {
+    fn try_complete(&mut self, out: &mut dyn Effects) {
         if self.complete || !self.view.ids().all(|id| self.done_from.contains(id)) {
             return;
         }

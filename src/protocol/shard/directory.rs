@@ -4,7 +4,7 @@
 use super::super::blob::Blob;
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
-use super::{Answer, Effect, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot, State};
+use super::{Answer, Effect, Effects, Located, Msg, REQUEST_BYTES, Rec, Shard, Slot, State};
 
 impl Shard {
     /// Whether this node may speak for `key`: it was its home in every view installed since the last barrier
@@ -27,7 +27,7 @@ impl Shard {
     }
 
     /// Tries to get the waiting requests of `key` on their way.
-    pub(super) fn kick(&mut self, key: &Key, out: &mut Vec<Effect>) {
+    pub(super) fn kick(&mut self, key: &Key, out: &mut dyn Effects) {
         self.touch(key, out);
         let tick = self.tick;
         let me = self.me.clone();
@@ -66,7 +66,7 @@ impl Shard {
     }
 
     /// A member wants to own `key`; its home answers, and asks all others first where it has no authority.
-    pub(super) fn claim(&mut self, from: NodeId, key: Key, rests: u64, out: &mut Vec<Effect>) {
+    pub(super) fn claim(&mut self, from: NodeId, key: Key, rests: u64, out: &mut dyn Effects) {
         if self.placement.home(&key) != Some(&self.me) || !self.can_serve(&from) {
             return;
         }
@@ -126,7 +126,7 @@ impl Shard {
     }
 
     /// The home names the owner: the waiting requests go there.
-    pub(super) fn owner_is(&mut self, key: &Key, owner: &NodeId, out: &mut Vec<Effect>) {
+    pub(super) fn owner_is(&mut self, key: &Key, owner: &NodeId, out: &mut dyn Effects) {
         if self.own(key).is_none() && *owner != self.me && self.placement.is_active(owner) {
             self.forward(key, owner, out);
         }
@@ -140,7 +140,7 @@ impl Shard {
         ver: u64,
         data: Blob,
         rests: u64,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         let me = self.me.clone();
         let timely = (gen_ == self.view.epoch || self.planted.has(Defect::LateGrant))
@@ -180,7 +180,7 @@ impl Shard {
     }
 
     /// A client asks where an actor is.
-    pub(super) fn locate(&mut self, token: u64, key: Key, out: &mut Vec<Effect>) {
+    pub(super) fn locate(&mut self, token: u64, key: Key, out: &mut dyn Effects) {
         if self.locating.len() >= self.pending_max || !self.has_room(REQUEST_BYTES) {
             let answer = Answer::Overloaded;
             return out.push(Effect::Answer { token, answer });
@@ -191,7 +191,7 @@ impl Shard {
     }
 
     /// Asks the home of the key of one question, or answers it here.
-    pub(super) fn ask_home(&mut self, token: u64, out: &mut Vec<Effect>) {
+    pub(super) fn ask_home(&mut self, token: u64, out: &mut dyn Effects) {
         let Some(key) = self.locating.get(&token) else {
             return;
         };

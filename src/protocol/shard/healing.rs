@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
-use super::{Effect, Msg, Shard, Slot};
+use super::{Effects, Msg, Shard, Slot};
 
 /// How many keys are sent at once.
 const HEAL_AT_ONCE: usize = 256;
@@ -143,7 +143,7 @@ impl Shard {
     }
 
     /// Sends the next copies.
-    pub(super) fn heal(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn heal(&mut self, out: &mut dyn Effects) {
         self.sweep(out);
         for _ in 0..HEAL_AT_ONCE {
             let Some(key) = self.healing.open.pop() else {
@@ -162,7 +162,7 @@ impl Shard {
     }
 
     /// Sends some copies again that are not acknowledged; those of an owner only if they were put as early as that.
-    pub(super) fn resend_copies(&mut self, put_by: Option<u64>, out: &mut Vec<Effect>) {
+    pub(super) fn resend_copies(&mut self, put_by: Option<u64>, out: &mut dyn Effects) {
         for _ in 0..self.healing.sent.len().min(RESENT_AT_A_TICK) {
             let Some(key) = self.healing.sent.pop_front() else {
                 return;
@@ -178,7 +178,7 @@ impl Shard {
         &mut self,
         key: &Key,
         again: Option<Option<u64>>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) -> bool {
         match self.slots.get_mut(key) {
             Some(Slot::Own(own)) => {
@@ -196,20 +196,18 @@ impl Shard {
     }
 
     /// Passes an unsettled record on to those that have not acknowledged it; false if all have.
-    pub(super) fn send_holds(&mut self, key: &Key, out: &mut Vec<Effect>) -> bool {
+    pub(super) fn send_holds(&mut self, key: &Key, out: &mut dyn Effects) -> bool {
         let Some(Slot::Rec(rec)) = self.slots.get(key) else {
             return false;
         };
         let Some(acks) = rec.acks else {
             return false;
         };
-        let before = out.len();
-        out.extend(self.missing(key, acks).map(|to| Effect::Copy {
-            to: to.clone(),
-            key: key.clone(),
-            awaited: false,
-        }));
-        let any = out.len() > before;
+        let mut any = false;
+        for to in self.missing(key, acks) {
+            out.copy(to, key, false);
+            any = true;
+        }
         if !any {
             self.settle_record(key);
         }

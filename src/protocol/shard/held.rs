@@ -13,7 +13,7 @@ use super::super::ring::Issuer;
 use super::super::types::{Epoch, Key, NodeId, RequestId};
 use super::queue::Spare;
 use super::{
-    Answer, Effect, Handled, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request,
+    Answer, Effects, Handled, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request,
     Shard,
 };
 
@@ -221,7 +221,7 @@ impl Shard {
 
     /// The reply just computed waits for the keepers, unless there is no room for it: then its client hears that
     /// the outcome is unknown. The actor has it; a retry with the same id gets it.
-    pub(super) fn shed(&mut self, key: &Key, out: &mut Vec<Effect>) {
+    pub(super) fn shed(&mut self, key: &Key, out: &mut dyn Effects) {
         if self.has_room(0) {
             return;
         }

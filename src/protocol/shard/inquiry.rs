@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::blob::Blob;
 use super::super::defect::Defect;
 use super::super::types::{Key, NodeId};
-use super::{Effect, Msg, PARKED_MAX, Report, Shard, Slot};
+use super::{Effect, Effects, Msg, PARKED_MAX, Report, Shard, Slot};
 
 /// What a home waits for that asks who has a key.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -47,7 +47,7 @@ impl Shard {
         &mut self,
         key: &Key,
         claim: Option<(NodeId, u64)>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         if self.inquiries.len() >= PARKED_MAX && !self.inquiries.contains_key(key) {
             return;
@@ -65,7 +65,7 @@ impl Shard {
     }
 
     /// A peer was connected: questions that it missed would wait until somebody claims the key again.
-    pub(super) fn inquire_again(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn inquire_again(&mut self, out: &mut dyn Effects) {
         let keys: Vec<Key> = self.inquiries.keys().cloned().collect();
         for key in keys {
             self.inquire(&key, None, out);
@@ -73,7 +73,7 @@ impl Shard {
     }
 
     /// The home asks what this node has of `key`.
-    pub(super) fn inquired(&self, home: NodeId, key: Key, out: &mut Vec<Effect>) {
+    pub(super) fn inquired(&self, home: NodeId, key: Key, out: &mut dyn Effects) {
         let report = match self.slots.get(&key) {
             Some(Slot::Own(_)) => Report::Owner,
             Some(Slot::Rec(rec)) if !self.is_settled(rec) => Report::Copy {
@@ -88,7 +88,7 @@ impl Shard {
     }
 
     /// A member says what it has of `key`.
-    pub(super) fn report(&mut self, from: NodeId, key: Key, report: Report, out: &mut Vec<Effect>) {
+    pub(super) fn report(&mut self, from: NodeId, key: Key, report: Report, out: &mut dyn Effects) {
         if !self.inquiries.contains_key(&key) {
             return;
         }
@@ -117,7 +117,7 @@ impl Shard {
     }
 
     /// A member owns `key`: whoever waits goes there.
-    fn found(&mut self, key: Key, owner: &NodeId, out: &mut Vec<Effect>) {
+    fn found(&mut self, key: Key, owner: &NodeId, out: &mut dyn Effects) {
         let Some(Inquiry { claims, .. }) = self.inquiries.remove(&key) else {
             return;
         };
@@ -132,13 +132,13 @@ impl Shard {
     }
 
     /// This home has authority over all keys now: what waited for reports is answered.
-    pub(super) fn end_inquiries(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn end_inquiries(&mut self, out: &mut dyn Effects) {
         for (key, inquiry) in std::mem::take(&mut self.inquiries) {
             self.claims(&key, inquiry.claims, out);
         }
     }
 
-    fn claims(&mut self, key: &Key, claims: BTreeMap<NodeId, u64>, out: &mut Vec<Effect>) {
+    fn claims(&mut self, key: &Key, claims: BTreeMap<NodeId, u64>, out: &mut dyn Effects) {
         for (from, rests) in claims {
             self.claim(from, key.clone(), rests, out);
         }

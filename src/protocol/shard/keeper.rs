@@ -3,7 +3,7 @@
 use super::super::blob::Blob;
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, KeyRef, NodeId};
-use super::{Effect, Msg, Rec, Shard, Slot, State};
+use super::{Effect, Effects, Msg, Rec, Shard, Slot, State};
 
 impl Rec {
     /// A copy that no owner cares for; nobody else is known to have it.
@@ -38,7 +38,7 @@ impl Shard {
         ver: u64,
         data: &[u8],
         same_epoch: bool,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) -> bool {
         let mut refuse = |rule| {
             let from = from.clone();
@@ -109,7 +109,7 @@ impl Shard {
         gen_: Epoch,
         ver: u64,
         data: Blob,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         if self.merge(&from, &key, gen_, ver, &data, out) {
             out.push(Effect::Send {
@@ -127,7 +127,7 @@ impl Shard {
         gen_: Epoch,
         ver: u64,
         data: &[u8],
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) -> bool {
         let newer = match self.slots.get(key) {
             Some(Slot::Own(own)) => {
@@ -158,7 +158,7 @@ impl Shard {
         key: &Key,
         mut rec: Rec,
         from: Option<&NodeId>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         if let Some(Slot::Rec(old)) = self.slots.get(key)
             && old.is(&rec)

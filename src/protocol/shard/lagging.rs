@@ -55,15 +55,15 @@ impl Lagging {
             }
             self.leave(own);
         }
+        own.listed = Listed {
+            number: self.count,
+            lags: true,
+        };
         if let Some(list) = self.lists.back_mut() {
             list.open += 1;
             if !has_name {
                 list.names.push(key.clone());
             }
-            own.listed = Listed {
-                number: list.number,
-                lags: true,
-            };
         }
     }
 

@@ -10,8 +10,8 @@ use super::super::blob::Blob;
 use super::super::defect::{Defect, Planted};
 use super::super::types::{Epoch, Key, NodeId};
 use super::{
-    Actor, Answer, Books, Effect, Forwarded, Handled, KEY_MIN, KEY_SHARE, Lagging, Listed, Msg,
-    Origin, Own, Pending, Ran, Request, Shard, Slot, Wanted,
+    Actor, Answer, Books, Effect, Effects, Forwarded, Handled, KEY_MIN, KEY_SHARE, Lagging, Listed,
+    Msg, Origin, Own, Pending, Ran, Request, Shard, Slot, Wanted,
 };
 
 impl Own {
@@ -27,15 +27,11 @@ impl Own {
     }
 
     /// Sends the state to every keeper that lacks it.
-    pub(super) fn send_puts(&mut self, key: &Key, tick: u64, out: &mut Vec<Effect>) {
+    pub(super) fn send_puts(&mut self, key: &Key, tick: u64, out: &mut dyn Effects) {
         self.put_at = tick;
         for (to, acked) in &self.keepers {
             if *acked != Some(self.ver) {
-                out.push(Effect::Copy {
-                    to: to.clone(),
-                    key: key.clone(),
-                    awaited: !self.waiting.is_empty(),
-                });
+                out.copy(to, key, !self.waiting.is_empty());
             }
         }
     }
@@ -47,7 +43,7 @@ impl Own {
         may_answer: Option<bool>,
         books: &mut Books,
         lagging: &mut Lagging,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         let Some(before_ack) = may_answer else {
             // It is looked at again when the node may.
@@ -80,7 +76,7 @@ impl Own {
         pending: Pending,
         books: &mut Books,
         planted: Planted,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         let (gen_, request) = (self.gen_, pending.for_actor(planted));
         self.running.push_back(pending, &mut books.spare_running);
@@ -116,14 +112,14 @@ pub fn key_max(pending_max: usize) -> usize {
 }
 
 /// The end of one request.
-pub(super) fn finish(origin: Origin, answer: Answer, out: &mut Vec<Effect>) {
-    out.push(match origin {
-        Origin::Local(token) => Effect::Answer { token, answer },
-        Origin::Peer(to, token) => Effect::Send {
-            to,
-            msg: Msg::Reply { token, answer },
-        },
-    });
+pub(super) fn finish(origin: Origin, answer: Answer, out: &mut dyn Effects) {
+    match origin {
+        Origin::Local(token) => out.answer(token, answer),
+        Origin::Peer(to, token) => {
+            let msg = Msg::Reply { token, answer };
+            out.push(Effect::Send { to, msg });
+        }
+    }
 }
 
 impl Pending {
@@ -144,7 +140,7 @@ impl Shard {
         key: Key,
         pending: Pending,
         hint: Option<NodeId>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         if self.quiescing {
             finish(pending.origin, Answer::Leaving, out);
@@ -159,7 +155,7 @@ impl Shard {
         key: Key,
         pending: Pending,
         hint: Option<NodeId>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         if self.books.is_in_hand(&pending.origin) {
             return;
@@ -215,7 +211,7 @@ impl Shard {
     }
 
     /// The request is for another node, or waits for this one to own the key.
-    fn want(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut Vec<Effect>) {
+    fn want(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut dyn Effects) {
         let parked = self.parks(&pending);
         let is_first = !self.wanted.contains_key(&key);
         if is_first && !parked && self.can_serve(&self.me) {
@@ -236,7 +232,7 @@ impl Shard {
     }
 
     /// Hands a request to the actor of an owned key; back it comes if the key is not owned.
-    fn run(&mut self, key: &Key, pending: Pending, out: &mut Vec<Effect>) -> Option<Pending> {
+    fn run(&mut self, key: &Key, pending: Pending, out: &mut dyn Effects) -> Option<Pending> {
         let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
             return Some(pending);
         };
@@ -251,7 +247,7 @@ impl Shard {
         gen_: Epoch,
         ver: u64,
         data: Blob,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         let keepers = self.placement.keepers(key, &self.me, self.backups);
         let granted = self.placement.home(key) != Some(&self.me);
@@ -281,7 +277,7 @@ impl Shard {
     }
 
     /// Gives the requests that waited for ownership to the actor.
-    fn run_wanted(&mut self, key: &Key, out: &mut Vec<Effect>) {
+    fn run_wanted(&mut self, key: &Key, out: &mut dyn Effects) {
         let Some(mut wanted) = self.wanted.remove(key) else {
             return;
         };
@@ -306,7 +302,7 @@ impl Shard {
         gen_: Epoch,
         served: Option<Pending>,
         ran: Ran,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) -> Option<Pending> {
         let own = match self.slots.get_mut(key) {
             Some(Slot::Own(own)) if own.gen_ == gen_ => own,
@@ -363,7 +359,7 @@ impl Shard {
     }
 
     /// Sends the state to every keeper that lacks it.
-    pub(super) fn send_puts(&mut self, key: &Key, out: &mut Vec<Effect>) {
+    pub(super) fn send_puts(&mut self, key: &Key, out: &mut dyn Effects) {
         if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
             own.send_puts(key, self.tick, out);
             self.lagging.add(self.tick, key, own);
@@ -378,7 +374,7 @@ impl Shard {
         key: &Key,
         gen_: Epoch,
         ver: u64,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         let may_answer = self.may_answer(leased);
         let own = match self.slots.get_mut(key) {
@@ -404,7 +400,7 @@ impl Shard {
     }
 
     /// Answers what every keeper has, if this node may.
-    pub(super) fn settle(&mut self, leased: bool, key: &Key, out: &mut Vec<Effect>) {
+    pub(super) fn settle(&mut self, leased: bool, key: &Key, out: &mut dyn Effects) {
         let may_answer = self.may_answer(leased);
         if let Some(Slot::Own(own)) = self.slots.get_mut(key) {
             let at = (key, self.tick);
@@ -418,7 +414,7 @@ impl Shard {
     }
 
     /// The actor ended. What it was given and did not handle is given to its successor.
-    pub(super) fn exited(&mut self, key: &Key, gen_: Epoch, again: bool, out: &mut Vec<Effect>) {
+    pub(super) fn exited(&mut self, key: &Key, gen_: Epoch, again: bool, out: &mut dyn Effects) {
         let Some(own) = self.own_mut(key).filter(|own| own.gen_ == gen_) else {
             return;
         };
@@ -433,7 +429,7 @@ impl Shard {
     }
 
     /// Starts the actor from the state that its keepers have or are being sent.
-    pub(super) fn restart(&mut self, key: &Key, gen_: Epoch, out: &mut Vec<Effect>) {
+    pub(super) fn restart(&mut self, key: &Key, gen_: Epoch, out: &mut dyn Effects) {
         let planted = self.planted;
         let Some(own) = self
             .own_mut(key)
@@ -457,7 +453,7 @@ impl Shard {
     }
 
     /// Sends the waiting requests of a key to the node that owns it.
-    pub(super) fn forward(&mut self, key: &Key, owner: &NodeId, out: &mut Vec<Effect>) {
+    pub(super) fn forward(&mut self, key: &Key, owner: &NodeId, out: &mut dyn Effects) {
         let Some(wanted) = self.wanted.remove(key) else {
             return;
         };
@@ -466,7 +462,7 @@ impl Shard {
         }
     }
 
-    fn forward_one(&mut self, key: Key, to: NodeId, mut pending: Pending, out: &mut Vec<Effect>) {
+    fn forward_one(&mut self, key: Key, to: NodeId, mut pending: Pending, out: &mut dyn Effects) {
         self.next_token += 1;
         let issuer = &mut self.books.issuer;
         let id = *pending.request.id.get_or_insert_with(|| issuer.issue());
@@ -490,7 +486,7 @@ impl Shard {
         from: &NodeId,
         token: u64,
         answer: Answer,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         let Some(Forwarded { pending, .. }) = self.forwarded.remove_if(token, |f| f.to == *from)
         else {
@@ -548,7 +544,7 @@ impl Shard {
 
     /// This node does not serve: requests that have not started go back to their clients; those of peers are
     /// dropped, since the peers try again by themselves.
-    pub(super) fn refuse(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn refuse(&mut self, out: &mut dyn Effects) {
         for pending in std::mem::take(&mut self.wanted)
             .into_values()
             .flat_map(|w| w.pending)
@@ -560,16 +556,13 @@ impl Shard {
                 } else {
                     Answer::NotServing
                 };
-                out.push(Effect::Answer { token, answer });
+                out.answer(token, answer);
             }
         }
         let asked: Vec<u64> = self.locating.keys().copied().collect();
         for token in asked {
             self.stop_locating(token);
-            out.push(Effect::Answer {
-                token,
-                answer: Answer::NotServing,
-            });
+            out.answer(token, Answer::NotServing);
         }
     }
 
@@ -579,7 +572,7 @@ impl Shard {
         key: Key,
         pending: Pending,
         hint: Option<NodeId>,
-        out: &mut Vec<Effect>,
+        out: &mut dyn Effects,
     ) {
         match pending.origin {
             // Its node forwards it again, under the same id.
@@ -594,7 +587,7 @@ impl Shard {
     }
 
     /// Gives up a key, because this node leaves. The state stays as a record without an owner.
-    pub(super) fn disown(&mut self, key: &Key, own: Own, out: &mut Vec<Effect>) {
+    pub(super) fn disown(&mut self, key: &Key, own: Own, out: &mut dyn Effects) {
         out.push(Effect::Stop {
             key: key.clone(),
             gen_: own.gen_,

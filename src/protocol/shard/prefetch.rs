@@ -8,7 +8,7 @@ use std::hint::black_box;
 use smallvec::SmallVec;
 
 use super::super::types::KeyRef;
-use super::{Shard, Slot};
+use super::{Origin, Shard, Slot};
 
 /// For how many steps at once that pays: more would push the first ones out of the cache again.
 pub const PREFETCHED: usize = 64;
@@ -42,8 +42,11 @@ pub(super) fn prefetch<'a>(slots: impl Iterator<Item = &'a Slot>) {
             }
             Slot::Own(own) => {
                 let keeper = own.keepers.first().map(|(_, acked)| *acked);
-                let waits = own.waiting.front().map(|handled| handled.ver);
-                black_box((own.ver, own.stamp, own.data.first(), keeper, waits));
+                black_box((own.ver, own.stamp, own.data.first(), keeper));
+                if let Some(handled) = own.waiting.front() {
+                    let is_local = matches!(handled.pending.origin, Origin::Local(_));
+                    black_box((handled.ver, is_local, handled.reply.len()));
+                }
             }
         }
     }

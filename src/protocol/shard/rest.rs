@@ -39,7 +39,7 @@
 
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key};
-use super::{Actor, Effect, Rec, Shard, Slot};
+use super::{Actor, Effect, Effects, Rec, Shard, Slot};
 
 /// Most actors of a part whose copies at rest are under way; further ones stay awake for now.
 const RESTING_MAX: usize = 1_024;
@@ -59,7 +59,7 @@ impl Shard {
     }
 
     /// Nobody has asked the actor for long.
-    pub(super) fn rest(&mut self, key: &Key, gen_: Epoch, out: &mut Vec<Effect>) {
+    pub(super) fn rest(&mut self, key: &Key, gen_: Epoch, out: &mut dyn Effects) {
         if !self.may_rest(key, gen_) {
             return;
         }

@@ -14,7 +14,7 @@ use super::super::placement::Placement;
 use super::super::types::{ClusterId, Key, KeyRef, NodeId};
 use super::prefetch::prefetch;
 use super::table::{Role, Table};
-use super::{Effect, PREFETCHED, Rec, Shard, Slot};
+use super::{Effects, PREFETCHED, Rec, Shard, Slot};
 
 /// How many places are looked at at once.
 const SWEPT_AT_ONCE: usize = 512;
@@ -114,7 +114,7 @@ impl Shard {
     }
 
     /// A view was installed: all slots are to be looked at, but for those that fit it anyway.
-    pub(super) fn begin_sweep(&mut self, growth: Option<Growth>, out: &mut Vec<Effect>) {
+    pub(super) fn begin_sweep(&mut self, growth: Option<Growth>, out: &mut dyn Effects) {
         if self.is_sweeping() && self.sweep.stamp == Stamp::MAX {
             // No slot may be so old that the numbers have come round to its own.
             self.end_sweep(out);
@@ -135,14 +135,14 @@ impl Shard {
     }
 
     /// Looks at all slots.
-    pub(super) fn end_sweep(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn end_sweep(&mut self, out: &mut dyn Effects) {
         while self.is_sweeping() {
             self.sweep(out);
         }
     }
 
     /// Looks at some slots.
-    pub(super) fn sweep(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn sweep(&mut self, out: &mut dyn Effects) {
         let Some(mut next) = self.sweep.next else {
             return;
         };
@@ -170,14 +170,14 @@ impl Shard {
     }
 
     /// Looks at the slot of a key that something is about to happen to.
-    pub(super) fn touch(&mut self, key: &Key, out: &mut Vec<Effect>) {
+    pub(super) fn touch(&mut self, key: &Key, out: &mut dyn Effects) {
         if self.is_sweeping() {
             self.touch_ref(key.borrowed(), out);
         }
     }
 
     /// The same.
-    pub(super) fn touch_ref(&mut self, key: KeyRef<'_>, out: &mut Vec<Effect>) {
+    pub(super) fn touch_ref(&mut self, key: KeyRef<'_>, out: &mut dyn Effects) {
         if self.is_sweeping()
             && let Some(place) = self.slots.place_of(key)
             && self.is_concerned(&self.slots, place)
@@ -187,13 +187,13 @@ impl Shard {
     }
 
     /// Looks at the slot of a key that has more to do after an install than its ranking tells.
-    pub(super) fn look_closely(&mut self, key: &Key, out: &mut Vec<Effect>) {
+    pub(super) fn look_closely(&mut self, key: &Key, out: &mut dyn Effects) {
         if let Some(place) = self.slots.place_of(key.borrowed()) {
             self.look_now(place, out);
         }
     }
 
-    fn look_now(&mut self, place: usize, out: &mut Vec<Effect>) {
+    fn look_now(&mut self, place: usize, out: &mut dyn Effects) {
         let mut slots = std::mem::take(&mut self.slots);
         let rest = self.look_at(&mut slots, place);
         self.slots = slots;
@@ -311,7 +311,7 @@ impl Shard {
     }
 
     /// Clients wait for the copies of a key, or have to look for it elsewhere.
-    fn attend_to(&mut self, key: Key, fit: Fit, out: &mut Vec<Effect>) {
+    fn attend_to(&mut self, key: Key, fit: Fit, out: &mut dyn Effects) {
         if matches!(fit, Fit::Surplus) {
             self.take_slot(&key);
             return;
