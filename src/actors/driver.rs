@@ -37,7 +37,8 @@ use super::listing::{Listing, Local};
 use super::outbox::Outbox;
 use super::part::{Given, Part};
 use super::player::Start;
-use super::resident::{Gate, Resident, Stranger};
+use super::resident::{Gate, Resident, Stranger, Whose};
+use super::seats::{Place, Seated, Seats};
 use super::shared::Shared;
 
 /// The inbox of a part.
@@ -87,10 +88,10 @@ pub(crate) enum Item {
         key: Key,
     },
     /// A player handled a request that this part gave it.
-    Ran { seat: Arc<dyn Resident>, ran: Ran },
+    Ran { whose: Whose, ran: Ran },
     /// A player handled a request that it had from a client.
     Served {
-        seat: Arc<dyn Resident>,
+        whose: Whose,
         caller: Caller,
         request: Request,
         ran: Ran,
@@ -132,10 +133,11 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    /// Reads some of the memory of a player whose request was handled.
-    fn prefetch(&self) {
-        if let Self::Ran { seat, .. } | Self::Served { seat, .. } = self {
-            seat.gate().prefetch();
+    /// The player that has handled a request.
+    fn place(&self) -> Option<Place> {
+        match self {
+            Self::Ran { whose, .. } | Self::Served { whose, .. } => Some(whose.place),
+            _ => None,
         }
     }
 
@@ -143,7 +145,7 @@ impl Item {
     fn key(&self) -> Option<KeyRef<'_>> {
         match self {
             Self::Request { key, .. } => Some(key.borrowed()),
-            Self::Ran { seat, .. } | Self::Served { seat, .. } => Some(seat.gate().key.borrowed()),
+            Self::Ran { whose, .. } | Self::Served { whose, .. } => Some(whose.key.borrowed()),
             _ => None,
         }
     }
@@ -212,6 +214,7 @@ pub(crate) struct Driver {
     frames: u64,
     /// The next one.
     frame: Frame,
+    seats: Seats,
     idle: Idle<Arc<dyn Resident>>,
     /// Whose actor it is, for the reports of its end.
     actors: HashMap<ActorId, Arc<dyn Resident>>,
@@ -252,6 +255,7 @@ impl Driver {
             is_hinted: false,
             frames: 0,
             frame: Frame::default(),
+            seats: Seats::default(),
             idle: Idle::new(shared.config.idle, Instant::now()),
             actors: HashMap::new(),
             histories: HashMap::new(),
@@ -312,7 +316,7 @@ impl Driver {
         let mut rest = items.drain(..);
         while !rest.as_slice().is_empty() {
             let near = rest.as_slice().iter().take(PREFETCHED);
-            near.clone().for_each(Item::prefetch);
+            self.seats.prefetch(near.clone().filter_map(Item::place));
             self.machine.prefetch(near.clone().filter_map(Item::key));
             self.hints.prefetch(near.filter_map(|item| match item {
                 Item::Request { key, .. } => Some(key.borrowed()),
@@ -364,47 +368,45 @@ impl Driver {
                 self.step(Input::Locate { token, key });
                 self.taken += REQUEST_BYTES;
             }
-            Item::Ran { seat, ran } => {
-                let gate = seat.gate();
+            Item::Ran { whose, ran } => {
                 self.outcomes += ran.weight();
-                if gate.is_open() {
-                    let actor = (&gate.key, gate.gen_);
+                if let Some(&Seated { gen_, .. }) = self.seats.get(whose.place) {
+                    let actor = (&whose.key, gen_);
                     self.machine.ran(self.leased, actor, ran, &mut self.out);
                     self.carry_out();
                 }
             }
             Item::Served {
-                seat,
+                whose: Whose { key, place },
                 caller,
                 request,
                 ran,
             } => {
-                let gate = seat.gate();
                 let bytes = request.weight();
                 self.outcomes += ran.weight();
-                if !gate.is_open() {
-                    // What it did is gone with it.
-                    let waits = match &caller {
-                        Caller::Named(token) => {
-                            self.part.calls(|calls| calls.adopt(*token, &gate.key))
-                        }
-                        Caller::New(_) => true,
-                    };
-                    if waits {
-                        let key = gate.key.clone();
-                        let token = self.name(caller, Some(&key));
-                        self.ask(token, key, request, None);
-                    }
-                } else {
+                if let Some(&Seated { gen_, .. }) = self.seats.get(place) {
                     let is_read = matches!(ran, Ran::Done { data: None, .. });
                     let token = self.name(caller, None);
-                    let (actor, asked) = ((&gate.key, gate.gen_), (token, request));
+                    let (actor, asked) = ((&key, gen_), (token, request));
                     self.machine
                         .served(self.leased, actor, asked, ran, &mut self.out);
                     self.carry_out();
-                    if is_read && let Some(ver) = self.machine.settled_at(&gate.key) {
+                    if is_read
+                        && let Some(ver) = self.machine.settled_at(&key)
+                        && let Some(Seated { seat, .. }) = self.seats.get(place)
+                    {
                         // The next ones need not come here.
-                        gate.set_backed_up(self.machine.view(), ver);
+                        seat.gate().set_backed_up(self.machine.view(), ver);
+                    }
+                } else {
+                    // What it did is gone with it.
+                    let waits = match &caller {
+                        Caller::Named(token) => self.part.calls(|calls| calls.adopt(*token, &key)),
+                        Caller::New(_) => true,
+                    };
+                    if waits {
+                        let token = self.name(caller, Some(&key));
+                        self.ask(token, key, request, None);
                     }
                 }
                 self.taken += bytes;
@@ -475,6 +477,7 @@ impl Driver {
                 let _ = port.send(is_here);
             }
             Item::Dissolve { me, view } => {
+                self.seats.clear();
                 self.part.clear_out();
                 self.part.open_residents();
                 self.out.outboxes.clear();
@@ -629,7 +632,7 @@ impl Driver {
         let node = self.shared.name.clone();
         let ver = self.machine.owned_state(&key).map_or(0, |(_, ver, _)| ver);
         let server = self.shared.types.get(&key.kind()).cloned();
-        let gate = Gate::new(key, gen_, Arc::clone(&self.part));
+        let gate = Gate::new(key, gen_, self.seats.next(), Arc::clone(&self.part));
         gate.set_used();
         let seat = match server {
             Some(server) => {
@@ -647,13 +650,20 @@ impl Driver {
             self.actors.insert(actor, Arc::clone(&seat));
         }
         self.idle.watch(Arc::clone(&seat), self.idle.now());
+        self.seats.insert(Arc::clone(&seat));
         self.part.settle_in(seat);
     }
 
     /// Ends a player that lives here.
-    fn stop(&self, seat: &Arc<dyn Resident>) {
-        self.part.move_out(seat);
+    fn stop(&mut self, seat: &Arc<dyn Resident>) {
+        self.move_out(seat);
         seat.stop();
+    }
+
+    /// A player moves out: what it did that is not known here does not count.
+    fn move_out(&mut self, seat: &Arc<dyn Resident>) {
+        self.seats.remove(seat.gate().place);
+        self.part.move_out(seat);
     }
 
     /// The player of that generation, if it lives here.
@@ -665,11 +675,11 @@ impl Driver {
     /// A player crashed, or was killed: its supervisor decides when it starts again.
     fn ended(&mut self, seat: &Arc<dyn Resident>, abnormal: bool) {
         let gate = seat.gate();
-        if !gate.is_open() {
+        if self.seats.get(gate.place).is_none() {
             // It was ended by this part, or has ended already.
             return;
         }
-        self.part.move_out(seat);
+        self.move_out(seat);
         let (key, gen_) = (gate.key.clone(), gate.gen_);
         let verdict = self.verdict(&key, abnormal);
         info!(node = %self.shared.name, key = key.name(), "player.exit {verdict:?}");

@@ -513,8 +513,8 @@ impl<G: GenServer> Job<G> {
         let Ask { request, asker } = ask.expect("an outcome is told once");
         let Asker::Client(token) = asker else {
             part.load.outcome(ran.weight());
-            let seat = self.seat.clone();
-            part.inbox.put(driver::Item::Ran { seat, ran });
+            let whose = gate.whose();
+            part.inbox.put(driver::Item::Ran { whose, ran });
             return None;
         };
         if token.is_some() {
@@ -542,7 +542,7 @@ impl<G: GenServer> Job<G> {
                 };
                 part.load.outcome(ran.weight());
                 part.inbox.push(driver::Item::Served {
-                    seat: self.seat.clone(),
+                    whose: gate.whose(),
                     caller,
                     request,
                     ran,

@@ -16,6 +16,7 @@ use crate::actors::contain::contained;
 use crate::actors::lease::Lease;
 use crate::actors::player::{Hosted, ServerType, Start};
 use crate::actors::resident::{Gate, Resident, Stranger};
+use crate::actors::seats::Place;
 use crate::net::until;
 use crate::protocol::blob::Blob;
 use crate::protocol::shard::{Answer, Ran, Request};
@@ -186,7 +187,7 @@ impl Bench {
     fn player_of(&self, types: Arc<dyn ServerType>, name: &str) -> Arc<dyn Resident> {
         let key = Key::new(Kind::of(types.name()), name);
         let start = Start {
-            gate: Gate::new(key, Epoch(1), Arc::clone(&self.part)),
+            gate: Gate::new(key, Epoch(1), Place::default(), Arc::clone(&self.part)),
             data: Blob::EMPTY,
             ver: 0,
             node: NodeName::new("a@h"),
@@ -253,8 +254,10 @@ fn request(number: i64) -> Request {
 
 fn said(item: driver::Item) -> String {
     match item {
-        driver::Item::Served { seat, ran, .. } => format!("{} {}", name(&seat), outcome(&ran)),
-        driver::Item::Ran { seat, ran } => format!("{} gave {}", name(&seat), outcome(&ran)),
+        driver::Item::Served { whose, ran, .. } => {
+            format!("{} {}", whose.key.name(), outcome(&ran))
+        }
+        driver::Item::Ran { whose, ran } => format!("{} gave {}", whose.key.name(), outcome(&ran)),
         driver::Item::Ended { seat } => format!("{} ended", name(&seat)),
         driver::Item::Request { key, request, .. } => {
             let number: i64 = wire::decode(&request.payload).unwrap();
@@ -436,9 +439,11 @@ async fn a_read_of_what_is_backed_up_waits_for_nobody() {
             bench.part.call(key.borrowed(), request).unwrap()
         };
         assert!(matches!(again(&bench), Some(Waiting::Later(_))));
-        let Some(driver::Item::Served { seat, request, .. }) = bench.heard() else {
+        let Some(driver::Item::Served { whose, request, .. }) = bench.heard() else {
             unreachable!("it has changed");
         };
+        let seat = bench.part.resident(&whose.key);
+        let seat = seat.expect("it lives here");
         bench.part.load.taken(request.weight());
         // Known, but not backed up; then backed up.
         assert!(matches!(again(&bench), Some(Waiting::Later(_))));
@@ -503,7 +508,12 @@ async fn where_the_part_has_ended_nobody_waits() {
 async fn where_a_type_is_not_registered_everybody_hears_that() {
     let bench = Bench::new(true).await;
     let key = Key::new(Kind::of("foreign"), "one");
-    let gate = Gate::new(key.clone(), Epoch(1), Arc::clone(&bench.part));
+    let gate = Gate::new(
+        key.clone(),
+        Epoch(1),
+        Place::default(),
+        Arc::clone(&bench.part),
+    );
     let seat: Arc<dyn Resident> = Arc::new(Stranger::new(gate, NodeName::new("a@h")));
     bench.part.settle_in(Arc::clone(&seat));
     let told = |reason: &[u8]| {
@@ -519,14 +529,14 @@ async fn where_a_type_is_not_registered_everybody_hears_that() {
     assert_eq!(bench.part.load.bytes(), before);
     assert!(!Arc::clone(&seat).kill());
     assert!(seat.give(request(1)).is_none());
-    let Some(driver::Item::Ran { seat, ran }) = bench.heard() else {
+    let Some(driver::Item::Ran { whose, ran }) = bench.heard() else {
         unreachable!("the part has asked");
     };
     let Ran::Failed(reason) = ran else {
         unreachable!("there is no player");
     };
     told(&reason);
-    assert_eq!(name(&seat), "one");
+    assert_eq!(whose.key.name(), "one");
 }
 
 /// What a handler starts must not end with the runtime of whoever asked.

@@ -17,5 +17,6 @@ pub(crate) mod outbox;
 pub(crate) mod part;
 pub(crate) mod player;
 mod resident;
+mod seats;
 pub(crate) mod shard;
 pub(crate) mod shared;

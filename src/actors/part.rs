@@ -328,7 +328,7 @@ impl Part {
         players.insert_unique(hash, Entry { hash, seat }, hash_of);
     }
 
-    /// A player moves out: what it did that the part has not seen does not count.
+    /// A player moves out.
     pub(super) fn move_out(&self, seat: &Arc<dyn Resident>) {
         let gate = seat.gate();
         gate.close();

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::hint::black_box;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
@@ -21,6 +21,7 @@ use super::driver::Item;
 use super::idle::Turn;
 use super::part::Part;
 use super::player::reason;
+use super::seats::Place;
 
 /// The player, in its place.
 pub(crate) trait Resident: Send + Sync {
@@ -66,13 +67,19 @@ impl Work {
     }
 }
 
-/// What one player, its part and its clients share. What its part reads for each request is at its beginning.
-#[repr(C)]
+/// Whose outcome something is.
+pub(crate) struct Whose {
+    pub(crate) key: Key,
+    pub(crate) place: Place,
+}
+
+/// What one player, its part and its clients share.
 pub(crate) struct Gate {
     pub(crate) key: Key,
     /// The owner's generation.
     pub(crate) gen_: Epoch,
-    open: AtomicBool,
+    /// Where the driver of its part has it.
+    pub(super) place: Place,
     pub(crate) part: Arc<Part>,
     /// Requests of clients that wait for it.
     waiting: AtomicUsize,
@@ -83,13 +90,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(key: Key, gen_: Epoch, part: Arc<Part>) -> Self {
+    pub(crate) fn new(key: Key, gen_: Epoch, place: Place, part: Arc<Part>) -> Self {
         Self {
             key,
             gen_,
+            place,
             part,
             waiting: AtomicUsize::new(0),
-            open: AtomicBool::new(true),
             used: AtomicU64::new(0),
             backed_up: Mutex::new(None),
         }
@@ -97,7 +104,7 @@ impl Gate {
 
     /// Reads some of its memory.
     pub(super) fn prefetch(&self) {
-        black_box((self.gen_, self.open.load(Relaxed)));
+        black_box((self.gen_, self.used.load(Relaxed)));
     }
 
     /// The player is used now.
@@ -135,9 +142,12 @@ impl Gate {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// Whether the part counts what the player does.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open.load(SeqCst)
+    /// The player, to whom its part gives what it did.
+    pub(super) fn whose(&self) -> Whose {
+        Whose {
+            key: self.key.clone(),
+            place: self.place,
+        }
     }
 
     /// The answer to a request that changed nothing, if what it was computed from is backed up; else its outcome, which the
@@ -153,7 +163,6 @@ impl Gate {
 
     /// The part has given up the player. Before anybody else hears of it, so that it does not answer any more by then.
     pub(super) fn close(&self) {
-        self.open.store(false, SeqCst);
         *lock(&self.backed_up) = None;
     }
 
@@ -204,7 +213,8 @@ impl Resident for Stranger {
         let ran = Ran::Failed(self.refusal());
         let part = Arc::clone(&self.gate.part);
         part.load.outcome(ran.weight());
-        part.inbox.put(Item::Ran { seat: self, ran });
+        let whose = self.gate.whose();
+        part.inbox.put(Item::Ran { whose, ran });
         None
     }
 

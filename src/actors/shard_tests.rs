@@ -11,6 +11,7 @@ use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeNa
 use super::*;
 use crate::actors::calls::{Refused, Waiting};
 use crate::actors::resident::{Gate, Handling, Resident, Work};
+use crate::actors::seats::Place;
 use crate::net::until;
 
 /// A player that takes its part along.
@@ -113,7 +114,7 @@ async fn while_the_actor_rests_others_drive_the_part() {
 async fn a_panic_of_who_drives_a_part_ends_its_actor_and_nobody_waits() {
     let (part, actor) = start().await;
     rests(&part).await;
-    let gate = Gate::new(key(), Epoch(1), Arc::clone(&part));
+    let gate = Gate::new(key(), Epoch(1), Place::default(), Arc::clone(&part));
     part.settle_in(Arc::new(Bomb(gate)));
     let killed = kill(&part);
     part.drive_here();
