@@ -10,6 +10,8 @@
 //! [`Part::drive_here`]).
 
 use std::collections::HashMap;
+use std::hint::black_box;
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -133,10 +135,22 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    /// The player that has handled a request.
-    fn place(&self) -> Option<Place> {
+    /// Reads some of its own memory, which another thread wrote; the player that has handled a request.
+    fn prefetch(&self) -> Option<Place> {
         match self {
-            Self::Ran { whose, .. } | Self::Served { whose, .. } => Some(whose.place),
+            Self::Ran { whose, ran } => {
+                black_box(discriminant(ran));
+                Some(whose.place)
+            }
+            Self::Served {
+                whose,
+                request,
+                ran,
+                ..
+            } => {
+                black_box((request.again, discriminant(ran)));
+                Some(whose.place)
+            }
             _ => None,
         }
     }
@@ -316,7 +330,7 @@ impl Driver {
         let mut rest = items.drain(..);
         while !rest.as_slice().is_empty() {
             let near = rest.as_slice().iter().take(PREFETCHED);
-            self.seats.prefetch(near.clone().filter_map(Item::place));
+            self.seats.prefetch(near.clone().filter_map(Item::prefetch));
             self.machine.prefetch(near.clone().filter_map(Item::key));
             self.hints.prefetch(near.filter_map(|item| match item {
                 Item::Request { key, .. } => Some(key.borrowed()),

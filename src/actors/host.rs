@@ -363,10 +363,13 @@ fn go_on_as_task<G: GenServer>(working: Working<G>, job: Job<G>) {
 }
 
 /// Handles a request as far as it goes without waiting, the rest is a task of its own; what is next.
-fn work<G: GenServer>((player, job): Next<G>) -> Option<Next<G>> {
+fn work<G: GenServer>((player, mut job): Next<G>) -> Option<Next<G>> {
     let mut working = serve(player, &job);
     match working.as_mut().now_or_never() {
-        Some((player, served)) => settle(job, player, served).1,
+        Some((player, served)) => {
+            let (_, next) = settle(&mut job, player, served);
+            next.map(|player| (player, job))
+        }
         None => {
             go_on_as_task(working, job);
             None
@@ -398,37 +401,36 @@ fn ask_now<G: GenServer>((player, mut job): Next<G>) -> Option<Waiting> {
     }
 }
 
-/// A request was handled: what it came to is told, before that of any later one can be (see [`Job::tell`]), and the player
-/// takes the next if there is one.
+/// A request was handled: what it came to is told, before that of any later one can be (see [`Job::tell`]); the player comes
+/// back if the job is now its next one.
 fn settle<G: GenServer>(
-    mut job: Job<G>,
+    job: &mut Job<G>,
     player: Player<G>,
     served: Served,
-) -> (Option<Waiting>, Option<Next<G>>) {
+) -> (Option<Waiting>, Option<Player<G>>) {
     let Served { ran, ver, crashed } = served;
     let waiting = job.tell(ran, ver);
     (waiting, free(job, player, crashed))
 }
 
 /// The same; what is next is left to the host.
-fn finish<G: GenServer>(job: Job<G>, player: Player<G>, served: Served) -> Option<Waiting> {
-    let (waiting, next) = settle(job, player, served);
-    if let Some(next) = next {
-        hand_on(next);
+fn finish<G: GenServer>(mut job: Job<G>, player: Player<G>, served: Served) -> Option<Waiting> {
+    let (waiting, next) = settle(&mut job, player, served);
+    if let Some(player) = next {
+        hand_on((player, job));
     }
     waiting
 }
 
-/// The player is ready for the next request, or has crashed.
-fn free<G: GenServer>(mut job: Job<G>, player: Player<G>, crashed: bool) -> Option<Next<G>> {
+/// The player is ready for the next request, which it gets if there is one, or has crashed.
+fn free<G: GenServer>(job: &mut Job<G>, player: Player<G>, crashed: bool) -> Option<Player<G>> {
     let mut taken = lock(&job.seat.taken);
     match &mut *taken {
         Taken::Away { task, queue } if !crashed => {
             *task = None;
             job.ask = queue.pop_front();
             if job.ask.is_some() {
-                drop(taken);
-                return Some((player, job));
+                return Some(player);
             }
             *taken = Taken::Here(player);
         }

@@ -237,6 +237,11 @@ impl Unhashed {
         Key { hash, name }
     }
 
+    /// The server type.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Whether it is that of that key.
     pub(crate) fn is(&self, key: KeyRef<'_>) -> bool {
         self.kind == key.kind && self.name == key.name

@@ -39,14 +39,17 @@ impl<T> Queue<T> {
         spare: &mut Spare<T>,
         wanted: impl FnOnce(&T) -> bool,
     ) -> Option<T> {
-        let item = self.0.pop_front_if(|item| wanted(item))?;
+        if !self.0.front().is_some_and(wanted) {
+            return None;
+        }
+        let item = self.0.pop_front();
         if self.0.is_empty() {
             let buffer = std::mem::take(&mut self.0);
             if buffer.capacity() <= SPARE_ROOM && spare.0.len() < SPARE_MAX {
                 spare.0.push(buffer);
             }
         }
-        Some(item)
+        item
     }
 
     pub(super) fn pop_back(&mut self) -> Option<T> {

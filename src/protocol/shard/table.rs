@@ -44,11 +44,14 @@ impl Role {
     }
 }
 
+/// What is in a box of the table.
+pub(super) type Content = (Unhashed, Slot);
+
 #[derive(Clone)]
 struct Entry {
     /// The key's hash, and the role of its slot.
     tagged: u64,
-    content: Box<(Unhashed, Slot)>,
+    content: Box<Content>,
 }
 
 impl Entry {
@@ -101,12 +104,12 @@ impl Table {
         found.map(|entry| &entry.content.1)
     }
 
-    /// What is most likely the slot of that key: names are not compared, so that little is to be done before the next one is
+    /// What is most likely that of that key: names are not compared, so that little is to be done before the next one is
     /// looked for.
-    pub(super) fn guess(&self, key: KeyRef<'_>) -> Option<&Slot> {
+    pub(super) fn guess(&self, key: KeyRef<'_>) -> Option<&Content> {
         let hash = key.hash();
         let found = self.entries.find(hash, |entry| entry.hash() == hash);
-        found.map(|entry| &entry.content.1)
+        found.map(|entry| &*entry.content)
     }
 
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Slot> {
@@ -168,7 +171,12 @@ impl Table {
 
     /// That itself.
     pub(super) fn at(&self, place: usize) -> Option<&Slot> {
-        self.entries.get_bucket(place).map(|entry| &entry.content.1)
+        self.content_at(place).map(|(_, slot)| slot)
+    }
+
+    /// The same, with its key.
+    pub(super) fn content_at(&self, place: usize) -> Option<&Content> {
+        self.entries.get_bucket(place).map(|entry| &*entry.content)
     }
 
     /// Changes it, and with it its role perhaps.
@@ -281,6 +289,6 @@ mod tests {
     #[test]
     fn an_entry_takes_a_block_of_96_bytes() {
         // mimalloc has blocks of 80, 96 and 112 bytes, and adds 7 for the alignment where a size is no power of two.
-        assert_eq!(size_of::<(Unhashed, Slot)>(), 88);
+        assert_eq!(size_of::<Content>(), 88);
     }
 }
