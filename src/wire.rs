@@ -413,7 +413,9 @@ pub(crate) fn encode_if_changed<T: Serialize>(
     if encoded.bytes() != before {
         return Ok(Some(encoded.into_blob()));
     }
-    encoded.long.map(give_back);
+    if let Some(long) = encoded.long {
+        give_back(long);
+    }
     Ok(None)
 }
 

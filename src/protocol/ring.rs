@@ -11,7 +11,7 @@
 //! late, it is not carried out. So a ring has as many replies as are under way, and not its 32; after RIFL's
 //! acknowledgements (Lee, Park, Kejriwal, Matsushita and Ousterhout, 2015), without a session to keep.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -246,8 +246,9 @@ pub struct Issuer {
     issuer: u128,
     /// The number of the latest.
     last: u64,
-    /// The numbers of those that are not over: as many as there are requests under way.
-    open: BTreeSet<u64>,
+    /// The numbers of those that are not over, in their order: as many as there are requests under way. They are over in
+    /// nearly the same order, so that one that is taken out is near the front.
+    open: VecDeque<u64>,
 }
 
 impl Issuer {
@@ -257,36 +258,36 @@ impl Issuer {
         Self {
             issuer: u128::from(life) << 16 | u128::from(part),
             last: 0,
-            open: BTreeSet::new(),
+            open: VecDeque::new(),
         }
     }
 
     /// A new id; it is open until it is [closed](Self::close).
     pub fn issue(&mut self) -> RequestId {
         self.last += 1;
-        self.open.insert(self.last);
+        self.open.push_back(self.last);
         RequestId(self.issuer << NUMBER_BITS | u128::from(self.last))
     }
 
     /// How far back ids may be asked for again, from this one on, which is open: that many, with itself; all before are over.
     /// 0 says nothing: more than there are numbers for it, or somebody else gave that id.
     pub fn span(&self, id: RequestId, planted: Planted) -> u16 {
-        let mut open = self.open.range(..=id.number());
+        let number = id.number();
         let oldest = if planted.has(Defect::UnheardForgotten) {
-            open.next_back()
+            self.open.iter().rfind(|open| **open <= number)
         } else {
-            open.next()
+            self.open.front().filter(|open| **open <= number)
         };
         let of_ours = oldest.filter(|_| id.issuer() == self.issuer);
-        of_ours.map_or(0, |oldest| {
-            u16::try_from(id.number() - oldest + 1).unwrap_or(0)
-        })
+        of_ours.map_or(0, |oldest| u16::try_from(number - oldest + 1).unwrap_or(0))
     }
 
     /// A request is over: its answer was heard, or nobody waits for it any more. It is not sent again.
     pub fn close(&mut self, id: RequestId) {
-        if id.issuer() == self.issuer {
-            self.open.remove(&id.number());
+        if id.issuer() == self.issuer
+            && let Ok(at) = self.open.binary_search(&id.number())
+        {
+            self.open.remove(at);
         }
     }
 

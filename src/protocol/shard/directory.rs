@@ -11,19 +11,30 @@ impl Shard {
     /// that it completed, and in that one, which makes failover immediate for keys whose home did not change; or it has
     /// heard of every member what that has.
     pub fn speaks_for(&self, key: &Key) -> bool {
-        self.was_home_throughout(key) || self.has_inquired(key) || self.presumes_authority(key)
+        let authority = || self.was_home_before(key) || self.has_inquired(key);
+        self.is_home(key) && (authority() || self.presumes_authority(key))
+    }
+
+    /// Whether this node is the home of `key` in this view.
+    fn is_home(&self, key: &Key) -> bool {
+        self.placement.home(key) == Some(&self.me)
     }
 
     pub(super) fn was_home_throughout(&self, key: &Key) -> bool {
-        !self.lineage.is_empty() && self.lineage.iter().all(|p| p.home(key) == Some(&self.me))
+        self.is_home(key) && self.was_home_before(key)
+    }
+
+    /// The same of the views since the last barrier but this one.
+    fn was_home_before(&self, key: &Key) -> bool {
+        let before = self.lineage.split_last().map(|(_, before)| before);
+        before.is_some_and(|before| before.iter().all(|p| p.home(key) == Some(&self.me)))
     }
 
     /// Deliberate defects only.
     fn presumes_authority(&self, key: &Key) -> bool {
         let known = || matches!(self.slots.get(key), Some(Slot::Rec(_)));
-        (self.planted.has(Defect::NoBarrier)
-            || self.planted.has(Defect::KnownRecordsAtOnce) && known())
-            && self.placement.home(key) == Some(&self.me)
+        self.planted.has(Defect::NoBarrier)
+            || self.planted.has(Defect::KnownRecordsAtOnce) && known()
     }
 
     /// Tries to get the waiting requests of `key` on their way.

@@ -14,7 +14,7 @@ pub enum Effect {
         /// What.
         msg: Msg,
     },
-    /// Send `to` the current [`Shard::copy_of`] of that key, whenever the connection has room: updates that come
+    /// Send `to` the current [`copy_of`](super::Shard::copy_of) that key, whenever the connection has room: updates that come
     /// meanwhile ride along.
     Copy {
         /// Who is to keep it.

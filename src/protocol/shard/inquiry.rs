@@ -146,9 +146,6 @@ impl Shard {
 
     /// Whether every member has reported what it has of `key`, or had in this epoch, and a grant came of it.
     pub(super) fn has_inquired(&self, key: &Key) -> bool {
-        if self.placement.home(key) != Some(&self.me) {
-            return false;
-        }
         let granted = match self.slots.get(key) {
             Some(Slot::Rec(rec)) => rec.gen_ == self.view.epoch,
             Some(Slot::Own(_)) | None => false,

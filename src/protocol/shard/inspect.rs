@@ -103,6 +103,10 @@ impl Shard {
             ),
             ("the bytes of parked messages", self.parked_bytes == parked),
             (
+                "the last of the lineage",
+                self.lineage.last().is_none_or(|p| *p == self.placement),
+            ),
+            (
                 "the limit of requests",
                 self.books.pending <= self.pending_max,
             ),

@@ -4,7 +4,7 @@
 //! The actor goes on while a version is on its way: later requests are handled in memory, and their answers
 //! wait for the acknowledgement of their own version.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::super::blob::Blob;
 use super::super::defect::{Defect, Planted};
@@ -171,7 +171,7 @@ impl Shard {
             Some(Slot::Rec(_)) | None => None,
         };
         let running = own.as_ref().map_or(0, |own| own.running.len());
-        let of_key = running + self.wanted.get(&key).map_or(0, |w| w.pending.len());
+        let of_key = running + Self::wants(&self.wanted, &key).map_or(0, |w| w.pending.len());
         if self.books.pending >= self.pending_max
             || of_key >= key_max(self.pending_max)
             || !has_room
@@ -183,6 +183,14 @@ impl Shard {
             Some(own) if !parked => own.run(&key, pending, &mut self.books, self.planted, out),
             Some(_) | None => self.want(key, pending, hint, out),
         }
+    }
+
+    /// What waits for a key; mostly nothing does for any.
+    fn wants<'a>(wanted: &'a BTreeMap<Key, Wanted>, key: &Key) -> Option<&'a Wanted> {
+        if wanted.is_empty() {
+            return None;
+        }
+        wanted.get(key)
     }
 
     /// A leaving node starts nothing for others: they try again under the next view.
@@ -213,7 +221,7 @@ impl Shard {
     /// The request is for another node, or waits for this one to own the key.
     fn want(&mut self, key: Key, pending: Pending, hint: Option<NodeId>, out: &mut dyn Effects) {
         let parked = self.parks(&pending);
-        let is_first = !self.wanted.contains_key(&key);
+        let is_first = Self::wants(&self.wanted, &key).is_none();
         if is_first && !parked && self.can_serve(&self.me) {
             let hint = hint.filter(|owner| *owner != self.me && self.can_serve(owner));
             if let Some(owner) = hint.or_else(|| self.other_owner(&key)) {
