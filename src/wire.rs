@@ -193,17 +193,17 @@ impl<'a> Messages<'a> {
     fn take(&mut self) -> Option<Read<'a>> {
         let tag = self.rest[0];
         let (read, rest) = if tag == PUT || tag == HOLD {
-            type Copy<'a> = (u8, Kind, &'a str, Epoch, u64, &'a [u8]);
+            type Copy<'a> = (u8, Kind, &'a [u8], Epoch, u64, &'a [u8]);
             let (copy, rest) = postcard::take_from_bytes::<Copy<'a>>(self.rest).ok()?;
             let (_, kind, name, gen_, ver, data) = copy;
-            Key::check(name).ok()?;
+            let key = KeyRef::read(kind, name)?;
             let copied = Copied {
                 is_hold: tag == HOLD,
                 gen_,
                 ver,
                 data,
             };
-            (Read::Copy(KeyRef::new(kind, name), copied), rest)
+            (Read::Copy(key, copied), rest)
         } else {
             let (msg, rest) = postcard::take_from_bytes(self.rest).ok()?;
             (Read::Other(msg), rest)
@@ -310,6 +310,7 @@ const BUFFER_MAX: usize = 64 * 1024;
 
 impl Encoded {
     /// Encodes a value of a server type, within [`VALUE_BYTES_MAX`].
+    #[inline(always)]
     fn new<T: Serialize>(value: &T) -> Result<Self, String> {
         let mut this = Self {
             short: [0; SHORT_MAX],
@@ -332,6 +333,7 @@ impl Encoded {
         }
     }
 
+    #[inline(always)]
     fn into_blob(self) -> Blob {
         match self.long {
             None => Blob::short(self.short, self.len),
@@ -603,6 +605,32 @@ mod tests {
         let snapshot = [0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
         frame.copy(&key("player0123456789"), copied(false, &snapshot));
         assert!(frame.body.len() <= 48, "{}", frame.body.len());
+    }
+
+    #[test]
+    fn a_value_has_one_encoding_however_long_it_is() {
+        let lengths = [
+            0,
+            1,
+            SHORT_MAX - 1,
+            SHORT_MAX,
+            SHORT_MAX + 1,
+            127,
+            200,
+            BUFFER_MAX + 1,
+        ];
+        for length in lengths.into_iter().chain(lengths) {
+            let value = ("x".repeat(length), 300_u64, "y".repeat(length % 7));
+            let written = postcard::to_stdvec(&value).expect("it has an encoding");
+            let encoded = encode(&value).expect("it is not too long");
+            assert_eq!(*encoded, *written);
+            assert_eq!(encode_if_changed(&value, &written), Ok(None));
+            let changed = encode_if_changed(&value, &written[1..]);
+            assert_eq!(changed, Ok(Some(encoded)));
+        }
+        let too_long = "x".repeat(VALUE_BYTES_MAX);
+        assert!(encode(&too_long).is_err_and(|reason| reason.contains("the limit is 4194304")));
+        assert!(encode_if_changed(&too_long, b"").is_err());
     }
 
     proptest! {

@@ -10,17 +10,17 @@ use std::sync::Once;
 use futures_util::FutureExt;
 
 thread_local! {
-    static PLACE: Cell<Place> = const { Cell::new(Place::Outside) };
+    static CONTAINED: Cell<Contained> = const { Cell::new(Contained::No) };
     /// The report of the last panic inside.
     static REPORT: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Where this thread is, as [`contained`] sees it.
+/// Whether this thread is inside of [`contained`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Outside,
-    Inside,
-    /// Inside, and there was a panic.
+enum Contained {
+    No,
+    Yes,
+    /// And there was a panic.
     Panicked,
 }
 
@@ -29,11 +29,11 @@ pub(super) async fn contained<T>(future: Pin<&mut impl Future<Output = T>>) -> R
     install_hook();
     let mut future = AssertUnwindSafe(future).catch_unwind();
     poll_fn(move |cx| {
-        PLACE.set(Place::Inside);
+        CONTAINED.set(Contained::Yes);
         let polled = future.poll_unpin(cx);
-        let report = match PLACE.replace(Place::Outside) {
-            Place::Panicked => REPORT.take(),
-            Place::Inside | Place::Outside => None,
+        let report = match CONTAINED.replace(Contained::No) {
+            Contained::Panicked => REPORT.take(),
+            Contained::Yes | Contained::No => None,
         };
         polled.map(|done| done.map_err(|_| report.unwrap_or_else(|| "it panicked".to_owned())))
     })
@@ -42,7 +42,7 @@ pub(super) async fn contained<T>(future: Pin<&mut impl Future<Output = T>>) -> R
 
 /// Whether user code is running on this thread, so that no other may inside of it.
 pub(super) fn is_inside() -> bool {
-    PLACE.get() != Place::Outside
+    CONTAINED.get() != Contained::No
 }
 
 /// Drops a value whose destructor is user code.
@@ -57,7 +57,7 @@ fn install_hook() {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if is_inside() {
-                PLACE.set(Place::Panicked);
+                CONTAINED.set(Contained::Panicked);
                 let place = info.location();
                 let place = place.map(|l| format!(" ({}:{})", l.file(), l.line()));
                 let report = message(info.payload()) + &place.unwrap_or_default();

@@ -244,8 +244,16 @@ impl Unhashed {
 
     /// Whether it is that of that key.
     pub(crate) fn is(&self, key: KeyRef<'_>) -> bool {
-        self.kind == key.kind && self.name == key.name
+        self.kind == key.kind && self.name.as_bytes() == key.name
     }
+}
+
+/// Whether there is nothing but printable ASCII in a name, as in most. All bytes are looked at, several at a time, instead of
+/// one by one up to the first other one.
+fn is_plain(name: &[u8]) -> bool {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~');
+    name.iter()
+        .fold(true, |plain, byte| plain & is_plain(*byte))
 }
 
 impl Key {
@@ -268,12 +276,7 @@ impl Key {
         if name.len() > KEY_BYTES_MAX {
             return Err("it is longer than 255 bytes; give a shorter one");
         }
-        // Most have none but these, and so many bytes are looked at together that nobody stops at the first other one.
-        let is_plain = |byte: u8| matches!(byte, b' '..=b'~');
-        let plain = name
-            .bytes()
-            .fold(true, |plain, byte| plain & is_plain(byte));
-        if !plain && name.chars().any(char::is_control) {
+        if !is_plain(name.as_bytes()) && name.chars().any(char::is_control) {
             return Err("it has control characters; leave them out");
         }
         Ok(())
@@ -284,7 +287,7 @@ impl Key {
         KeyRef {
             hash: self.hash,
             kind: self.name.kind,
-            name: &self.name.name,
+            name: self.name.name.as_bytes(),
         }
     }
 
@@ -331,13 +334,25 @@ impl Ord for Key {
 pub struct KeyRef<'a> {
     hash: u64,
     kind: Kind,
-    name: &'a str,
+    /// Of a string, which is looked at as such only by who makes a key of it.
+    name: &'a [u8],
 }
 
 impl<'a> KeyRef<'a> {
     /// The key of the actor `name` of the server type `kind`; the name is not [checked](Key::check).
     pub fn new(kind: Kind, name: &'a str) -> Self {
-        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(name.as_bytes(), u64::from(kind.0));
+        Self::of(kind, name.as_bytes())
+    }
+
+    /// The same of a peer's bytes; none if they can name no actor.
+    pub(crate) fn read(kind: Kind, name: &'a [u8]) -> Option<Self> {
+        let is_name = |name: &[u8]| str::from_utf8(name).is_ok_and(|name| Key::check(name).is_ok());
+        let is_short = (1..=KEY_BYTES_MAX).contains(&name.len());
+        (is_short && is_plain(name) || is_name(name)).then(|| Self::of(kind, name))
+    }
+
+    fn of(kind: Kind, name: &'a [u8]) -> Self {
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(name, u64::from(kind.0));
         Self {
             hash: hash & Key::HASH_BITS,
             kind,
@@ -357,11 +372,9 @@ impl<'a> KeyRef<'a> {
 
     /// The key itself.
     pub fn to_key(&self) -> Key {
-        let name = Unhashed {
-            name: self.name.into(),
-            kind: self.kind,
-        };
-        name.with(self.hash)
+        let name = str::from_utf8(self.name).expect("a name is a string");
+        let (name, kind) = (name.into(), self.kind);
+        Unhashed { name, kind }.with(self.hash)
     }
 }
 
@@ -432,5 +445,44 @@ impl From<[u8; 16]> for RequestId {
 impl From<RequestId> for [u8; 16] {
     fn from(id: RequestId) -> Self {
         id.0.to_le_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_one_to_255_bytes_and_no_control_characters() {
+        let longest = "x".repeat(KEY_BYTES_MAX);
+        for name in ["a", " ~", "player 7@h", "\u{e9}\u{1f600}", &longest] {
+            assert_eq!(Key::check(name), Ok(()), "{name:?}");
+            let read = KeyRef::read(Kind(7), name.as_bytes());
+            assert_eq!(read.map(|key| key.to_key()), Some(Key::new(Kind(7), name)));
+        }
+        let too_long = format!("{longest}x");
+        for name in ["", &too_long, "a\n", "\0", "\u{7f}b", "\u{e9}\t", "b\u{85}"] {
+            assert!(Key::check(name).is_err(), "{name:?}");
+            assert!(KeyRef::read(Kind(7), name.as_bytes()).is_none());
+        }
+        assert!(KeyRef::read(Kind(7), b"a\xff").is_none());
+    }
+
+    #[test]
+    fn a_key_is_the_same_wherever_its_hash_comes_from() {
+        let key = Key::new(
+            Kind(7),
+            "a name that is longer than what is in the key itself",
+        );
+        let (hash, name) = (key.hash(), key.clone().into_unhashed());
+        assert_eq!(hash & !Key::HASH_BITS, 0);
+        assert_eq!(name.with(hash), key);
+        assert_eq!(key.borrowed().to_key(), key);
+        let other = Key::new(Kind(8), key.name());
+        assert!(key.borrowed().is(&key) && name.is(key.borrowed()));
+        assert!(!other.borrowed().is(&key) && !name.is(other.borrowed()));
+        assert_ne!(other.hash(), hash);
+        let written = postcard::to_stdvec(&key).expect("it has an encoding");
+        assert_eq!(postcard::from_bytes(&written), Ok(key));
     }
 }

@@ -48,12 +48,12 @@ struct Budget {
 }
 
 const BUDGET: Budget = Budget {
-    alone_owner: 9.9,
+    alone_owner: 6.6,
     alone_keeper: 3.3,
-    many_owner: 3.6,
+    many_owner: 2.9,
     many_keeper: 0.38,
     wire: 35.0,
-    instructions: 12_600.0,
+    instructions: 12_450.0,
 };
 
 /// How many times each is measured.

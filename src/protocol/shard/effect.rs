@@ -14,8 +14,8 @@ pub enum Effect {
         /// What.
         msg: Msg,
     },
-    /// Send `to` the current [`copy_of`](super::Shard::copy_of) that key, whenever the connection has room: updates that come
-    /// meanwhile ride along.
+    /// Send `to` what it is to keep of that key (see [`Shard::copy_of`](super::Shard::copy_of)), whenever the connection has
+    /// room: updates that come meanwhile ride along.
     Copy {
         /// Who is to keep it.
         to: NodeId,

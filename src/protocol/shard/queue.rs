@@ -18,14 +18,38 @@ pub(super) struct Queue<T>(VecDeque<T>);
 /// The buffers of queues that have become empty: most queues have one item for a moment, and to ask the allocator for room
 /// each time costs more than what is done with the item. It says nothing about a part: all are equal.
 #[derive(Debug)]
-pub(super) struct Spare<T>(Vec<VecDeque<T>>);
+pub(super) struct Spare<T> {
+    /// Buffers, and in the places of those that were taken, nothing: what never moves need not be dropped.
+    buffers: Vec<VecDeque<T>>,
+    /// How many buffers there are, before the others.
+    count: usize,
+}
+
+impl<T> Spare<T> {
+    fn take(&mut self, queue: &mut VecDeque<T>) {
+        if let Some(last) = self.count.checked_sub(1) {
+            std::mem::swap(queue, &mut self.buffers[last]);
+            self.count = last;
+        } else {
+            // Mostly an item stays alone, where the first growth of a `VecDeque` would make room for four.
+            queue.reserve_exact(1);
+        }
+    }
+
+    fn give(&mut self, queue: &mut VecDeque<T>) {
+        if let Some(place) = self.buffers.get_mut(self.count) {
+            std::mem::swap(queue, place);
+        } else {
+            self.buffers.push(std::mem::take(queue));
+        }
+        self.count += 1;
+    }
+}
 
 impl<T> Queue<T> {
     pub(super) fn push_back(&mut self, item: T, spare: &mut Spare<T>) {
         if self.0.capacity() == 0 {
-            // Mostly it stays alone, where the first growth of a `VecDeque` would make room for four.
-            let new = || VecDeque::with_capacity(1);
-            self.0 = spare.0.pop().unwrap_or_else(new);
+            spare.take(&mut self.0);
         }
         self.0.push_back(item);
     }
@@ -44,9 +68,10 @@ impl<T> Queue<T> {
         }
         let item = self.0.pop_front();
         if self.0.is_empty() {
-            let buffer = std::mem::take(&mut self.0);
-            if buffer.capacity() <= SPARE_ROOM && spare.0.len() < SPARE_MAX {
-                spare.0.push(buffer);
+            if self.0.capacity() <= SPARE_ROOM && spare.count < SPARE_MAX {
+                spare.give(&mut self.0);
+            } else {
+                self.0 = VecDeque::new();
             }
         }
         item
@@ -75,7 +100,10 @@ impl<T> Queue<T> {
 
 impl<T> Default for Spare<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self {
+            buffers: Vec::new(),
+            count: 0,
+        }
     }
 }
 
@@ -155,7 +183,7 @@ mod tests {
         // A large one goes back to the allocator.
         (2..=100).for_each(|n| other.push_back(n, &mut spare));
         while other.pop_front(&mut spare).is_some() {}
-        assert!(spare.0.is_empty());
+        assert_eq!(spare.count, 0);
     }
 
     #[test]
@@ -168,6 +196,6 @@ mod tests {
         for queue in &mut queues {
             queue.pop_front(&mut spare);
         }
-        assert_eq!(spare.0.len(), SPARE_MAX);
+        assert_eq!((spare.count, spare.buffers.len()), (SPARE_MAX, SPARE_MAX));
     }
 }
