@@ -625,8 +625,12 @@ mod tests {
             let encoded = encode(&value).expect("it is not too long");
             assert_eq!(*encoded, *written);
             assert_eq!(encode_if_changed(&value, &written), Ok(None));
-            let changed = encode_if_changed(&value, &written[1..]);
-            assert_eq!(changed, Ok(Some(encoded)));
+            let mut before = written.clone();
+            before[length / 2] ^= 1;
+            for before in [&before[..], &written[1..]] {
+                let changed = encode_if_changed(&value, before);
+                assert_eq!(changed, Ok(Some(encoded.clone())));
+            }
         }
         let too_long = "x".repeat(VALUE_BYTES_MAX);
         assert!(encode(&too_long).is_err_and(|reason| reason.contains("the limit is 4194304")));
