@@ -677,3 +677,23 @@ async fn a_destructor_that_panics_harms_nobody() {
         until("the supervisor has ended", has_ended).await;
     }
 }
+
+#[tokio::test]
+async fn a_player_is_busy_as_long_as_clients_wait_for_it() {
+    for shared in WAYS {
+        let bench = Bench::new(shared).await;
+        let seat = bench.player("one");
+        let is_busy = || seat.gate().is_busy();
+        let _first = bench.ask("one", -1);
+        let _second = bench.ask("one", 2);
+        assert!(is_busy());
+        bench.permits.add_permits(1);
+        assert_eq!(bench.hears().await, "one 1");
+        assert_eq!(bench.hears().await, "one 3");
+        assert!(!is_busy());
+        // The part has ended.
+        bench.part.calls(Calls::close);
+        assert!(bench.ask("one", -1).is_none());
+        assert!(!is_busy());
+    }
+}

@@ -5,11 +5,12 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::protocol::defect::Planted;
-use crate::protocol::shard::Request;
+use crate::protocol::placement::Placement;
+use crate::protocol::shard::{Ran, Request};
 use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeName};
 
 use super::*;
-use crate::actors::calls::{Refused, Waiting};
+use crate::actors::calls::{Caller, Refused, Waiting};
 use crate::actors::resident::{Gate, Handling, Resident, Work};
 use crate::actors::seats::Place;
 use crate::net::until;
@@ -131,4 +132,51 @@ async fn a_panic_of_who_drives_a_part_ends_its_actor_and_nobody_waits() {
         part.call(key().borrowed(), request),
         Err(Refused::Closed)
     ));
+}
+
+/// Whoever waits for what a player did gets an answer of its successor.
+#[tokio::test]
+async fn what_a_player_did_that_has_ended_does_not_count() {
+    let (part, _actor) = start().await;
+    let member = |name: &str| Member {
+        id: NodeId::new(name, 1),
+        addr: "127.0.0.1:1".into(),
+    };
+    let mut view = View::alone(ClusterId(1), member("a@h"));
+    view.epoch = view.epoch.next();
+    view.members.push(member("b@h"));
+    let (placement, me) = (Placement::of(&view), member("a@h").id);
+    let key = (0..100).map(|n| Key::new(Kind::of("bomb"), n.to_string()));
+    let key = key.into_iter().find(|key| placement.home(key) == Some(&me));
+    let key = key.expect("half of them are at home here");
+    let request = || Request {
+        id: None,
+        payload: Default::default(),
+        again: false,
+        span: 0,
+    };
+    part.inbox.push(Item::Install(view));
+    let _answer = part.call(key.borrowed(), request());
+    let lives = || part.resident(&key);
+    until("it lives here", || lives().is_some()).await;
+    let seat = lives().expect("it was waited for");
+    let whose = seat.gate().whose();
+    part.inbox.push(Item::Ended { seat });
+    until("it has ended", || lives().is_none()).await;
+
+    let ran = Ran::Done {
+        reply: Default::default(),
+        data: Some(Default::default()),
+    };
+    assert!(part.load.admit(request().weight()));
+    part.load.wait_begun();
+    part.load.outcome(ran.weight());
+    let (port, _answer) = oneshot::channel();
+    part.inbox.push(Item::Served {
+        whose,
+        caller: Caller::New(port),
+        request: request(),
+        ran,
+    });
+    until("its successor lives here", || lives().is_some()).await;
 }
