@@ -368,14 +368,6 @@ impl Flavor for Encoder<'_> {
     type Output = ();
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        let Encoded { short, len, long } = &mut *self.0;
-        if long.is_none()
-            && let Some(place) = short.get_mut(*len)
-        {
-            *place = byte;
-            *len += 1;
-            return Ok(());
-        }
         self.try_extend(&[byte])
     }
 

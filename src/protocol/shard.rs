@@ -1034,7 +1034,7 @@ impl Shard {
             {
                 Err("only the home of a key grants it, names its owner, or asks who has it")
             }
-            Msg::Report { key, .. } if self.placement.home(key) != Some(&self.me) => {
+            Msg::Report { key, .. } if !self.is_home(key) => {
                 Err("only the home of a key is told who has it")
             }
             Msg::Hold { key, .. } => self.check_top(key),

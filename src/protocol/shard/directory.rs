@@ -16,7 +16,7 @@ impl Shard {
     }
 
     /// Whether this node is the home of `key` in this view.
-    fn is_home(&self, key: &Key) -> bool {
+    pub(super) fn is_home(&self, key: &Key) -> bool {
         self.placement.home(key) == Some(&self.me)
     }
 
@@ -78,7 +78,7 @@ impl Shard {
 
     /// A member wants to own `key`; its home answers, and asks all others first where it has no authority.
     pub(super) fn claim(&mut self, from: NodeId, key: Key, rests: u64, out: &mut dyn Effects) {
-        if self.placement.home(&key) != Some(&self.me) || !self.can_serve(&from) {
+        if !self.is_home(&key) || !self.can_serve(&from) {
             return;
         }
         if self.own(&key).is_some() {
@@ -194,7 +194,7 @@ impl Shard {
     pub(super) fn locate(&mut self, token: u64, key: Key, out: &mut dyn Effects) {
         if self.locating.len() >= self.pending_max || !self.has_room(REQUEST_BYTES) {
             let answer = Answer::Overloaded;
-            return out.push(Effect::Answer { token, answer });
+            return out.answer(token, answer);
         }
         self.locating.insert(token, key);
         self.books.held += REQUEST_BYTES;

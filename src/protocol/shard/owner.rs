@@ -258,7 +258,7 @@ impl Shard {
         out: &mut dyn Effects,
     ) {
         let keepers = self.placement.keepers(key, &self.me, self.backups);
-        let granted = self.placement.home(key) != Some(&self.me);
+        let granted = !self.is_home(key);
         let acked = (granted && self.planted.has(Defect::GrantIsAck)).then_some(ver);
         let own = Own {
             gen_,
