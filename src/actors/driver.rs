@@ -58,12 +58,12 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 /// How many rounds a part goes on without giving others a turn.
 pub(super) const ROUNDS_MAX: usize = 4;
 
-/// The most copies that nobody waits for, in a frame with something that a client waits for: the next one waits until
-/// this frame was taken in. What a client asks meanwhile waits behind few of them, wherever it passes through, and clients
-/// keep about half of a busy machine, less while a node joins.
-const HEALS_BESIDE: usize = 16;
+/// How many copies that nobody waits for go beside what clients wait for, in a frame of the same part: as many as there is of
+/// that, and these. The next ones wait until this frame was taken in. So clients keep about half of a busy machine, however
+/// many they are and wherever the copies go, and what they ask waits behind few copies, wherever it passes through.
+const HEALS_BESIDE: usize = 14;
 
-/// The most of them in any other frame.
+/// The most of them in a frame of a part that no client waits for.
 const HEALS_ALONE: usize = 32;
 
 /// No more of them are added to a frame that has so many bytes.
@@ -883,6 +883,7 @@ impl Driver {
         } = self;
         let ticked = std::mem::take(ticked);
         let (cluster, epoch) = (machine.view().cluster, machine.epoch());
+        let is_asked = machine.held_bytes() > 0;
         for (peer, outbox) in outboxes.iter_mut() {
             // Answers do not wait for others, and after a while nothing does.
             let would_ask = outbox.would_ask();
@@ -898,10 +899,12 @@ impl Driver {
                 if may_ask && !frame.is_full() {
                     let mut copies = Vec::new();
                     let answers = frame.len();
+                    let mut awaited = 0;
                     while !frame.is_full()
                         && let Some(msg) = outbox.next_request()
                     {
                         frame.push(&msg);
+                        awaited += 1;
                     }
                     let mut copy = |frame: &mut Frame, key: Key| {
                         if let Some(copied) = machine.copy_of(&key, peer) {
@@ -917,14 +920,15 @@ impl Driver {
                             }
                             let Some(key) = outbox.next_put() else { break };
                             copy(frame, key);
+                            awaited += 1;
                         }
                     }
-                    let heals = if frame.len() > answers {
-                        HEALS_BESIDE
+                    let heals = if is_asked || awaited > 0 {
+                        HEALS_BESIDE + awaited
                     } else {
                         HEALS_ALONE
                     };
-                    machine.prefetch(outbox.heals_ahead().take(heals));
+                    machine.prefetch(outbox.heals_ahead().take(heals.min(PREFETCHED)));
                     let more = std::iter::from_fn(|| outbox.next_heal()).take(heals);
                     for key in more {
                         copy(frame, key);

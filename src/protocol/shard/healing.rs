@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use super::super::defect::Defect;
 use super::super::types::{Epoch, Key, NodeId};
-use super::{Effects, Msg, Shard, Slot};
+use super::{Effects, Msg, PREFETCHED, Shard, Slot};
 
 /// How many keys are sent at once.
 const HEAL_AT_ONCE: usize = 256;
@@ -163,13 +163,16 @@ impl Shard {
 
     /// Sends some copies again that are not acknowledged; those of an owner only if they were put as early as that.
     pub(super) fn resend_copies(&mut self, put_by: Option<u64>, out: &mut dyn Effects) {
-        for _ in 0..self.healing.sent.len().min(RESENT_AT_A_TICK) {
-            let Some(key) = self.healing.sent.pop_front() else {
-                return;
-            };
-            if self.send_copies(&key, Some(put_by), out) {
-                self.healing.sent.push_back(key);
+        let mut left = self.healing.sent.len().min(RESENT_AT_A_TICK);
+        while left > 0 {
+            let near = left.min(PREFETCHED);
+            self.prefetch(self.healing.sent.iter().take(near).map(Key::borrowed));
+            for key in self.healing.sent.drain(..near).collect::<Vec<_>>() {
+                if self.send_copies(&key, Some(put_by), out) {
+                    self.healing.sent.push_back(key);
+                }
             }
+            left -= near;
         }
     }
 
