@@ -1,7 +1,7 @@
 //! What a part has to say to one peer. Requests of the protocol wait while one frame of them is in flight, so
 //! that frames grow with the load by themselves and a lone update never waits; answers always go at once, since
 //! what they answer was bounded already. Copies that nobody waits for, which a change of the view makes many of, go
-//! last, and a few in each frame.
+//! last, and not many more in a frame than what clients wait for.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasherDefault;
