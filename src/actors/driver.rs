@@ -37,6 +37,7 @@ use super::hints::Hints;
 use super::idle::Idle;
 use super::listing::{Listing, Local};
 use super::outbox::Outbox;
+use super::pace::{self, Pace};
 use super::part::{Given, Part};
 use super::player::Start;
 use super::resident::{Gate, Resident, Stranger, Whose};
@@ -57,21 +58,6 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// How many rounds a part goes on without giving others a turn.
 pub(super) const ROUNDS_MAX: usize = 4;
-
-/// How many copies that nobody waits for go beside what clients wait for, in a frame of the same part: as many as there is of
-/// that, and these. The next ones wait until this frame was taken in. So clients keep about half of a busy machine, however
-/// many they are and wherever the copies go, and what they ask waits behind few copies, wherever it passes through.
-const HEALS_BESIDE: usize = 14;
-
-/// The most of them in a frame of a part that no client waits for.
-const HEALS_ALONE: usize = 32;
-
-/// No more of them are added to a frame that has so many bytes.
-const HEAL_BYTES: usize = 32 * 1024;
-
-/// With so many keys waiting for one peer that nobody waits for, a frame of them, no further ones are looked for: what was
-/// looked at is to be in the cache still when it is sent.
-const HEALS_MAX: usize = HEALS_ALONE;
 
 /// How many restart histories are kept before calm ones are dropped.
 const HISTORIES_MAX: usize = 4_096;
@@ -290,7 +276,7 @@ impl Driver {
 
     /// Whether the part is to look for more copies that the cluster lacks, now.
     fn heals(&self) -> bool {
-        let has_room = |(_, outbox): &(NodeId, Outbox)| outbox.heals() < HEALS_MAX;
+        let has_room = |(_, outbox): &(NodeId, Outbox)| outbox.heals() < pace::AHEAD_MAX;
         self.machine.is_healing() && self.out.outboxes.iter().all(has_room)
     }
 
@@ -923,16 +909,12 @@ impl Driver {
                             awaited += 1;
                         }
                     }
-                    let heals = if is_asked || awaited > 0 {
-                        HEALS_BESIDE + awaited
-                    } else {
-                        HEALS_ALONE
-                    };
-                    machine.prefetch(outbox.heals_ahead().take(heals.min(PREFETCHED)));
-                    let more = std::iter::from_fn(|| outbox.next_heal()).take(heals);
-                    for key in more {
+                    let begun = frame.len();
+                    let Pace { count, bytes } = Pace::beside(awaited, begun - answers, is_asked);
+                    machine.prefetch(outbox.heals_ahead().take(count.min(PREFETCHED)));
+                    for key in std::iter::from_fn(|| outbox.next_heal()).take(count) {
                         copy(frame, key);
-                        if frame.len() >= HEAL_BYTES {
+                        if frame.len() - begun >= bytes {
                             break;
                         }
                     }

@@ -14,6 +14,7 @@ pub(crate) mod listing;
 pub(crate) mod load;
 pub(crate) mod members;
 pub(crate) mod outbox;
+mod pace;
 pub(crate) mod part;
 pub(crate) mod player;
 mod resident;
