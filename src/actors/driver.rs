@@ -856,7 +856,8 @@ impl Driver {
             });
         }
         let load = &self.part.load;
-        load.set_held(self.machine.held_bytes());
+        let held = self.machine.held_bytes();
+        load.set_held(held);
         load.outcomes_taken(std::mem::take(&mut self.outcomes));
         self.answer_all();
         let Self {
@@ -869,7 +870,6 @@ impl Driver {
         } = self;
         let ticked = std::mem::take(ticked);
         let (cluster, epoch) = (machine.view().cluster, machine.epoch());
-        let is_asked = machine.held_bytes() > 0;
         for (peer, outbox) in outboxes.iter_mut() {
             // Answers do not wait for others, and after a while nothing does.
             let would_ask = outbox.would_ask();
@@ -910,7 +910,7 @@ impl Driver {
                         }
                     }
                     let begun = frame.len();
-                    let Pace { count, bytes } = Pace::beside(awaited, begun - answers, is_asked);
+                    let Pace { count, bytes } = Pace::beside(awaited, begun - answers, held > 0);
                     machine.prefetch(outbox.heals_ahead().take(count.min(PREFETCHED)));
                     for key in std::iter::from_fn(|| outbox.next_heal()).take(count) {
                         copy(frame, key);

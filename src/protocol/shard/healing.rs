@@ -163,16 +163,15 @@ impl Shard {
 
     /// Sends some copies again that are not acknowledged; those of an owner only if they were put as early as that.
     pub(super) fn resend_copies(&mut self, put_by: Option<u64>, out: &mut dyn Effects) {
-        let mut left = self.healing.sent.len().min(RESENT_AT_A_TICK);
-        while left > 0 {
-            let near = left.min(PREFETCHED);
-            self.prefetch(self.healing.sent.iter().take(near).map(Key::borrowed));
-            for key in self.healing.sent.drain(..near).collect::<Vec<_>>() {
-                if self.send_copies(&key, Some(put_by), out) {
-                    self.healing.sent.push_back(key);
+        let count = self.healing.sent.len().min(RESENT_AT_A_TICK);
+        let sent: Vec<Key> = self.healing.sent.drain(..count).collect();
+        for keys in sent.chunks(PREFETCHED) {
+            self.prefetch(keys.iter().map(Key::borrowed));
+            for key in keys {
+                if self.send_copies(key, Some(put_by), out) {
+                    self.healing.sent.push_back(key.clone());
                 }
             }
-            left -= near;
         }
     }
 
