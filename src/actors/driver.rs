@@ -6,8 +6,8 @@
 //!                                                                   ├─▶ players: start, run, stop
 //!                                                                   └─▶ answers to clients
 //! ```
-//! Its holder has the part to itself: the part's actor mostly, or who has just read frames for it (see
-//! [`Part::drive_here`]).
+//! Its holder has the part to itself: the part's actor mostly, or who has just read frames for it, or a client that alone
+//! waits for it (see [`Part::drive_here`]).
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -543,12 +543,16 @@ impl<G: GenServer> Job<G> {
                     }
                 };
                 part.load.outcome(ran.weight());
-                part.inbox.push(driver::Item::Served {
+                let served = driver::Item::Served {
                     whose: gate.whose(),
                     caller,
                     request,
                     ran,
-                });
+                };
+                part.inbox.put(served);
+                if waiting.is_none() {
+                    part.inbox.wake();
+                }
                 waiting
             }
         }

@@ -176,7 +176,11 @@ impl Part {
         self.admit(bytes, || {
             if let Some(seat) = self.open_to(key) {
                 // Should the player have ended, the request goes to the part.
-                return seat.ask(request);
+                let waiting = seat.ask(request)?;
+                if let Some(Waiting::Later(_)) = waiting {
+                    self.wake_for_client();
+                }
+                return Ok(waiting);
             }
             let (port, answer) = oneshot::channel();
             self.load.wait()?;
@@ -231,8 +235,18 @@ impl Part {
             self.load.wait_over(1);
             return Err(Refused::Closed);
         }
-        self.inbox.wake();
+        self.wake_for_client();
         Ok(())
+    }
+
+    /// A client waits, and what it asked for may be in the inbox: if no other waits, it has that handled itself, since to wake
+    /// the actor would take longer.
+    fn wake_for_client(&self) {
+        if self.load.calls() == 1 && self.may_handle_here() {
+            self.drive_here();
+        } else {
+            self.inbox.wake();
+        }
     }
 
     /// Uses those that wait for a player.

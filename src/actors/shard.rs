@@ -3,7 +3,8 @@
 //! ```text
 //!   wake-ups, ends of players ──▶ ShardActor ──┐
 //!                                              ├──▶ Driver
-//!   few frames of a peer ──▶ who read them ────┘
+//!   few frames of a peer ──▶ who read them ────┤
+//!   a client that alone waits ─────────────────┘
 //! ```
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::protocol::defect::Planted;
 use crate::protocol::placement::Placement;
-use crate::protocol::shard::{Ran, Request};
+use crate::protocol::shard::{Answer, Located, Ran, Request};
 use crate::protocol::types::{ClusterId, Epoch, Key, Kind, Member, NodeId, NodeName};
 
 use super::*;
@@ -109,6 +109,37 @@ async fn while_the_actor_rests_others_drive_the_part() {
     assert!(later.try_recv().is_err(), "somebody else is at it");
     part.inbox.hand_over();
     assert_eq!(later.await, Ok(false));
+}
+
+/// A client that asks where a player is.
+fn locate(part: &Part) -> oneshot::Receiver<Result<Option<Located>, Answer>> {
+    let (port, answer) = oneshot::channel();
+    let waits = part.locate(key().borrowed(), port);
+    waits.expect("there is room");
+    answer
+}
+
+#[tokio::test]
+async fn who_alone_waits_for_a_part_drives_it() {
+    let (part, _actor) = start().await;
+    rests(&part).await;
+    let _first = locate(&part);
+    assert!(!part.load.is_queued(), "it was taken in at once");
+    let _second = locate(&part);
+    assert!(part.load.is_queued(), "two wait: it is left to the actor");
+    until("the actor has taken it in", || !part.load.is_queued()).await;
+}
+
+/// What the part starts must not end with the runtime of whoever asked.
+#[tokio::test]
+async fn who_waits_in_another_runtime_leaves_the_part_to_its_actor() {
+    let (part, _actor) = start().await;
+    rests(&part).await;
+    let asks = Arc::clone(&part);
+    let asked = std::thread::spawn(move || locate(&asks)).join();
+    let _answer = asked.expect("it does not panic");
+    assert!(part.load.is_queued());
+    until("the actor has taken it in", || !part.load.is_queued()).await;
 }
 
 #[tokio::test]
