@@ -179,7 +179,10 @@ fn way(shared: bool) -> &'static str {
 fn in_play(players: usize, shared: bool) -> Res<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     eprintln!("{players} players in play, {}", way(shared));
-    let mode = Mode { idle_ms: 0, shared };
+    let mode = Mode {
+        shared,
+        ..Mode::default()
+    };
     let mut fleet = Fleet::start(dir.path().to_owned(), NODES, mode)?;
     let mut make = |from: usize, to: usize| {
         fleet.nodes[0]
@@ -209,6 +212,7 @@ fn at_rest(players: usize, awake: usize, shared: bool) -> Res<Vec<Row>> {
     let mode = Mode {
         idle_ms: IDLE_MS,
         shared,
+        ..Mode::default()
     };
     let mut fleet = Fleet::start(dir.path().to_owned(), NODES, mode)?;
     let before: u64 = fleet.resident()?.iter().sum();

@@ -19,21 +19,29 @@
 //!
 //! # What bounds healing
 //!
-//! Both cores are busy, and clients keep about half of them (`src/actors/pace.rs`): so it is processor time. After a kill
-//! with a million players (perf, cpu-clock, three nodes, 2026-11-30) 27 % of it went to copies: 10 to looking at all slots
+//! Both cores are busy, and clients keep about half of them (`src/actors/pace.rs`): so it is processor time. The nodes share
+//! the cores, and each works with its share of threads, one at least. With a thread for each core in each node (`--threads 2`)
+//! threads of different nodes take the cores from each other, and what one node does passes from core to core: three nodes
+//! moved 393,000, 451,000 and 409,000 records a second after a kill, at 54, 46 and 42 % of the rate of rewards, with one
+//! thread each 579,000, 543,000 and 572,000 at 66, 57 and 68 % (10,000, 100,000 and 1,000,000 players; medians of four
+//! interleaved runs on two cores of a virtual AMD EPYC, 2026-11-30); with a join 264,000, 379,000 and 402,000 at 53, 48 and
+//! 48 %, and 316,000, 428,000 and 413,000 at 54, 52 and 52 %. The rate before was the same.
+//!
+//! After a kill with a million players (perf, cpu-clock, three nodes, two threads each) 27 % of the time went to copies: 10 to looking at all slots
 //! after the view has changed, 8 to taking copies in, 5 to their acknowledgements, the rest to sending them. A look waits
 //! for memory: 64 slots are read at once, and each takes 250 ns all the same, most likely since each is in another page, of
 //! 4 KiB, and a virtual machine has two tables to look that up in. (Huge pages take a third more memory: see `Cargo.toml`.)
 //!
-//! A fifth of both cores is idle then, whatever is sent, and also when all copies are in place: the two nodes that are left
-//! answer each other in turn, and a trace of the scheduler shows both threads of a node on one core, waking each other, while
-//! the other core sleeps. Keeping each thread on a core of its own took a fifth of the rewards of three nodes, though.
+//! With two threads each a fifth of both cores is idle then, whatever is sent, and also when all copies are in place: the two
+//! nodes that are left answer each other in turn, and a trace of the scheduler shows both threads of a node on one core, waking
+//! each other, while the other core sleeps. Keeping each thread on a core of its own took a fifth of the rewards of three nodes,
+//! though.
 //! Copies in frames of their own, beside those of clients, a budget of copies for each reward, and frames of 4 KiB instead
 //! of 32 for several threads did not move more records for the rewards that they cost.
 //!
-//! `cargo bench --bench scale [-- --nodes 3,5] [--players 10000,100000] [--in-flight N] [--seconds N] [--json]
-//! [--shared] [--plot FILE.svg]`; `--in-flight` is per node; `--shared`: players share actors, so that a million of them
-//! fit into one machine.
+//! `cargo bench --bench scale [-- --nodes 3,5] [--players 10000,100000] [--in-flight N] [--seconds N] [--threads N] [--json]
+//! [--shared] [--plot FILE.svg]`; `--in-flight` and `--threads` are per node; `--shared`: players share actors, so that a
+//! million of them fit into one machine.
 
 #[allow(dead_code, reason = "the other benches use more of it")]
 mod support;
@@ -70,6 +78,8 @@ struct Plan {
     wait: Duration,
     /// Whether players share actors.
     shared: bool,
+    /// How many threads each node works with.
+    threads: usize,
 }
 
 /// The cluster before anything changes.
@@ -104,15 +114,24 @@ struct Row {
 
 fn drive() -> Res<()> {
     let options = Options::parse(
-        &["--nodes", "--players", "--in-flight", "--seconds", "--plot"],
+        &[
+            "--nodes",
+            "--players",
+            "--in-flight",
+            "--seconds",
+            "--threads",
+            "--plot",
+        ],
         &["--json", "--shared"],
     )?;
     let nodes = options.list("--nodes", &[3, 5])?;
     let players = options.list("--players", &[10_000, 100_000])?;
     let in_flight = options.value("--in-flight", 64)?;
     let wait = Duration::from_secs(options.value("--seconds", 3)?);
+    let processors = thread::available_parallelism()?.get();
     let mut rows: Vec<Row> = Vec::new();
     for nodes in nodes {
+        let share = (processors / nodes).max(1);
         for players in &players {
             rows.extend(measure(Plan {
                 nodes,
@@ -120,6 +139,7 @@ fn drive() -> Res<()> {
                 in_flight,
                 wait,
                 shared: options.has("--shared"),
+                threads: options.value("--threads", share)?,
             })?);
         }
     }
@@ -144,6 +164,7 @@ fn measure(plan: Plan) -> Res<Vec<Row>> {
     let mode = Mode {
         idle_ms: 0,
         shared: plan.shared,
+        threads: Some(plan.threads),
     };
     let mut fleet = Fleet::start(dir.path().to_owned(), nodes, mode)?;
     fleet.make(players, 1)?;

@@ -3,6 +3,7 @@
 //! ```text
 //!   this process ──orders──▶ bench_node1 ⇄ bench_node2, bench_node3     one backup; the clients are in the first
 //!               ├──────────▶ pair_node1  ⇄ pair_node2,  pair_node3      the same with two backups
+//!               ├──────────▶ thread_node1 ⇄ thread_node2, thread_node3  the same with one thread in each node
 //!               ├──────────▶ naive owner ⇄ naive keepers                ractor_cluster alone
 //!               └──────────▶ erl owner   ⇄ erl keepers, twice           plain, and batched by hand; if `erl` is here
 //! ```
@@ -72,8 +73,14 @@
 //! in flight had a p99 that was a tenth to a quarter lower, and a fifth to a third more rewards where any of three nodes was
 //! asked, with 1,024 a twentieth more; but the player's own node a tenth less with 1,024, since keepers begin when it has
 //! nothing left to do, and each waits for the other (2026-11-30). A node that has its machine for itself interrupts nobody;
-//! where nodes share one, it is a choice. Threads that yield before they sleep, or look again for 5 to 50 us, do about as
-//! well with 64, but worse with one (54 us instead of 36).
+//! where nodes share one, it is a choice. Another one is to give each its share of the cores, which is one thread here: that
+//! is the row `any of three, one thread`. With two in each, a reward took 5.1 us of processor time instead of 4.0 (perf, 1,024 in
+//! flight): 0.25 went to changes of context, 0.15 to blocks of memory that another thread gives back than had taken them, and
+//! the rest, everywhere, to cache lines that pass from core to core. Whether what other nodes ask is handled by the task that
+//! read it or by one of its own makes no difference. A node that is asked alone needs all cores.
+//!
+//! Threads that yield before they sleep, or look again for 5 to 50 us, do about as well with 64, but worse with one (54 us
+//! instead of 36).
 //!
 //! Where any of three nodes is asked, the forwarded ids made the difference: 32 of them, with their replies, were in every
 //! write. Encoded one by one they took a fifth of the owner's time; kept as they are written, a tenth. Now a node says which
@@ -112,9 +119,12 @@
 //! a slower path, since Rust asks for an alignment; with `mi_malloc` instead nothing was faster. Reading ahead what a tick
 //! looks at again made nothing faster either.
 //!
-//! One at a time, waking threads bounds it. The reader of an answer drives the part, and the client is the player: two
-//! tasks are left of the five of an actor each, reader, part, client, player, part, of which tokio hands over at most three
-//! in a row on one thread.
+//! One at a time, waking threads bounds it: two C programs that do nothing but send each other 100 and 60 bytes took 57 to
+//! 70 us on both cores and 15 on one (virtual AMD EPYC, 2026-11-30), a reward 30 to 39 on both, since the scheduler has both
+//! nodes on one of them now and then, and 24 on one, where the plain Erlang program took 60. What is left beside: each node
+//! waits, reads and writes once. The reader of an answer drives the part, the client is the player, and drives the part as
+//! well if no other waits for it: reader and client are left of the five tasks of an actor each, reader, part, client, player,
+//! part. (The last one was a twentieth: 25 us on one core instead of 24.)
 //!
 //! `cargo bench --bench cluster [-- --json] [--seconds N] [--repeat N] [--in-flight N,N] [--paths NAME,NAME]
 //! [--allocations] [--plot FILE.svg]`

@@ -28,6 +28,8 @@ pub(crate) enum Path {
     ErlangBatched,
     /// Players of all nodes, asked on this one: two thirds are forwarded.
     Spread,
+    /// The same, but each node works with one thread.
+    SpreadThread,
     /// Reads of players of this node.
     Reads,
     /// The same, but they share a few actors.
@@ -35,7 +37,7 @@ pub(crate) enum Path {
 }
 
 impl Path {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Floor,
         Self::Local,
         Self::Guests,
@@ -44,6 +46,7 @@ impl Path {
         Self::Erlang,
         Self::ErlangBatched,
         Self::Spread,
+        Self::SpreadThread,
         Self::Reads,
         Self::GuestReads,
     ];
@@ -56,6 +59,7 @@ impl Path {
     fn name(self) -> &'static str {
         match self {
             Self::LocalTwo => "two",
+            Self::SpreadThread => "spread-thread",
             Self::Naive => "naive",
             Self::Erlang => "erlang",
             Self::ErlangBatched => "batched",
@@ -65,7 +69,10 @@ impl Path {
 
     /// Whether it is not a reward at the player's own node.
     fn is_other(self) -> bool {
-        matches!(self, Self::Spread | Self::Reads | Self::GuestReads)
+        matches!(
+            self,
+            Self::Spread | Self::SpreadThread | Self::Reads | Self::GuestReads
+        )
     }
 
     /// What the process with the clients calls it.
@@ -74,7 +81,7 @@ impl Path {
             Self::Floor => "floor",
             Self::Local | Self::LocalTwo => "local",
             Self::Guests => "guests",
-            Self::Spread => "spread",
+            Self::Spread | Self::SpreadThread => "spread",
             Self::Reads => "reads",
             Self::GuestReads => "guest-reads",
             Self::Naive | Self::Erlang | Self::ErlangBatched => "-",
@@ -105,6 +112,7 @@ impl fmt::Display for Path {
             Self::Erlang => "Erlang, one call per reward",
             Self::ErlangBatched => "Erlang, batched by hand",
             Self::Spread => "statekeeper, any of three nodes asked",
+            Self::SpreadThread => "statekeeper, any of three, one thread",
             Self::Reads => "statekeeper, reads under the lease",
             Self::GuestReads => "statekeeper, reads, shared actors",
         })

@@ -8,7 +8,7 @@ use crate::node::NODES;
 use crate::report::Path;
 use crate::support::Res;
 use crate::support::load::Sample;
-use crate::support::process::{Process, free_port, this, wire_bytes};
+use crate::support::process::{Process, free_port, set_threads, this, wire_bytes};
 
 /// One measurement, and its costs.
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +37,21 @@ impl System {
         Path::Spread,
     ];
 
-    /// Three nodes of the product.
-    pub(crate) fn nodes(dir: &File, name: &str, backups: usize) -> Res<Self> {
+    /// Three nodes of the product; `threads`: how many each works with, if not as many as there are processors.
+    pub(crate) fn nodes(
+        dir: &File,
+        name: &str,
+        backups: usize,
+        threads: Option<usize>,
+        paths: &'static [Path],
+    ) -> Res<Self> {
         let mut processes = Vec::new();
         for index in 0..NODES {
             let mut command = this(&format!("node {name}_node{index} {index} {backups}"))?;
             command
                 .env("STATEKEEPER_RUNTIME_DIR", dir.join("run"))
                 .env("HOME", dir);
+            set_threads(&mut command, threads);
             processes.push(Process::start(command)?);
         }
         for index in 1..NODES {
@@ -59,11 +66,6 @@ impl System {
         for process in &mut processes {
             process.expect("ready")?;
         }
-        let paths = if backups == 1 {
-            &Self::ONE_BACKUP[..]
-        } else {
-            &[Path::LocalTwo]
-        };
         Ok(Self { paths, processes })
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Res;
-use super::process::{Process, this, wire_bytes};
+use super::process::{Process, set_threads, this, wire_bytes};
 use super::timeline::{Window, now_us};
 
 /// One client request in so many is for a player of any node; the others are for players of the client's own.
@@ -24,6 +24,8 @@ pub(crate) struct Mode {
     pub(crate) idle_ms: u64,
     /// Whether they share actors.
     pub(crate) shared: bool,
+    /// How many threads each node works with, if not as many as there are processors.
+    pub(crate) threads: Option<usize>,
 }
 
 /// The nodes, all in one cluster.
@@ -83,11 +85,16 @@ impl Fleet {
     pub(crate) fn add(&mut self) -> Res<()> {
         let name = format!("n{}", self.started);
         self.started += 1;
-        let Mode { idle_ms, shared } = self.mode;
+        let Mode {
+            idle_ms,
+            shared,
+            threads,
+        } = self.mode;
         let mut command = this(&format!("node {name} {idle_ms} {shared}"))?;
         command
             .env("STATEKEEPER_RUNTIME_DIR", self.dir.join("run"))
             .env("HOME", &self.dir);
+        set_threads(&mut command, threads);
         let process = Process::start(command)?;
         self.nodes.push(Running {
             name,

@@ -119,6 +119,14 @@ pub(crate) fn this(role: &str) -> Res<Command> {
     Ok(command)
 }
 
+/// It is to work with so many threads, if not with as many as there are processors.
+pub(crate) fn set_threads(command: &mut Command, threads: Option<usize>) {
+    if let Some(threads) = threads {
+        // tokio's.
+        command.env("TOKIO_WORKER_THREADS", threads.to_string());
+    }
+}
+
 pub(crate) fn free_port() -> Res<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -6,7 +6,7 @@
 use crate::wire::FRAME_BYTES;
 
 /// How many more of them go beside what clients wait for: there may be little of that.
-const BESIDE: usize = 14;
+const BESIDE: usize = 12;
 
 /// How many go in a frame of a part that no client waits for.
 const ALONE: usize = 32;

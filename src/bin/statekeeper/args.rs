@@ -163,6 +163,12 @@ pub(crate) struct Args {
     #[arg(long, env = "STATEKEEPER_SHARE_ACTORS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) share_actors: bool,
 
+    /// How many threads the node works with [default: as many as the machine has processors]. For several nodes on one
+    /// machine that are asked alike, its share; but with one, a player that computes long holds up all that the node does
+    #[arg(long, value_name = "N", env = "STATEKEEPER_THREADS", hide_env_values = true,
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) threads: Option<usize>,
+
     /// How many bytes of requests, replies and messages may wait on this node, at least 64 MiB; what would go beyond
     /// is refused: 'overloaded, try again'
     #[arg(long, value_name = "BYTES", env = "STATEKEEPER_WAITING_BYTES", hide_env_values = true,
@@ -244,6 +250,9 @@ impl Args {
         }
         if let Some(level) = self.log {
             option("--log", level.as_str().into());
+        }
+        if let Some(threads) = self.threads {
+            option("--threads", threads.to_string().into());
         }
         for (name, value) in [
             ("--backups", self.backups as u64),
@@ -363,6 +372,7 @@ mod tests {
             "a --backups 0",
             "a --waiting-bytes 1000",
             "a --idle soon",
+            "a --threads 0",
             "--cluster 3 --listen 127.0.0.1:1",
         ] {
             let text = complaint(&parse(line).unwrap_err());
@@ -376,7 +386,7 @@ mod tests {
     #[test]
     fn a_child_of_a_cluster_gets_the_same_options() {
         let args = parse(
-            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --idle 0 --waiting-bytes 99999999 --on-possible-loss refuse --share-actors",
+            "--cluster 3 --lease 2000 --log info --backups 2 --cookie-file /x --call-timeout 7 --idle 0 --waiting-bytes 99999999 --on-possible-loss refuse --share-actors --threads 3",
         )
         .unwrap();
         let line = args.for_child("app_node2");
@@ -384,6 +394,7 @@ mod tests {
             Args::try_parse_from(std::iter::once(OsString::from("start.sh")).chain(line)).unwrap();
         assert!(child.no_shell && child.tied && child.share_actors);
         assert_eq!(child.name.as_deref(), Some("app_node2"));
+        assert_eq!(child.threads, args.threads);
         let (ours, theirs) = (args.config("n"), child.config("n"));
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }

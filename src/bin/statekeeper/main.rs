@@ -68,8 +68,12 @@ fn main() -> ExitCode {
         }
     };
     let log = Log::start(args.log);
-    // As many workers as the machine has processors, which is tokio's default.
-    let runtime = match tokio::runtime::Runtime::new() {
+    // As many workers as the machine has processors is tokio's default.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = args.threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start a runtime: {error}");
