@@ -25,7 +25,8 @@
 //! moved 393,000, 451,000 and 409,000 records a second after a kill, at 54, 46 and 42 % of the rate of rewards, with one
 //! thread each 579,000, 543,000 and 572,000 at 66, 57 and 68 % (10,000, 100,000 and 1,000,000 players; medians of four
 //! interleaved runs on two cores of a virtual AMD EPYC, 2026-11-30); with a join 264,000, 379,000 and 402,000 at 53, 48 and
-//! 48 %, and 316,000, 428,000 and 413,000 at 54, 52 and 52 %. The rate before was the same.
+//! 48 %, and 316,000, 428,000 and 413,000 at 54, 52 and 52 %. The rate before was the same. (With 14 copies in a frame beside
+//! what clients wait for; 12 since.)
 //!
 //! After a kill with a million players (perf, cpu-clock, three nodes, two threads each) 27 % of the time went to copies: 10 to looking at all slots
 //! after the view has changed, 8 to taking copies in, 5 to their acknowledgements, the rest to sending them. A look waits

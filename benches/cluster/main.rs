@@ -32,9 +32,9 @@
 //!
 //! Where nothing can be read ahead, since a client asks for one player at a time, few reads must wait for another one: the
 //! state of a player is in its place, not behind it, which made 880,000 of 820,000. Calls, replies and states of up to 23
-//! bytes are in their values, and the queues of players take over each other's buffers: of 8.5 allocations of a reward at its
-//! player's node 3.2 are left. Each part has its own copies of the peers' names, whose counts of holders had gone from core
-//! to core twice a reward. (The floor itself moves between 0.6 and 1.6 million a second, with the machine and its
+//! bytes are in their values, and the queues of players take over each other's buffers (which alone made 817,000 of
+//! 780,000): of 8.5 allocations of a reward at its player's node 3.2 are left. Each part has its own copies of the peers'
+//! names, whose counts of holders had gone from core to core twice a reward. (The floor itself moves between 0.6 and 1.6 million a second, with the machine and its
 //! neighbours: of all figures the ratio to the floor is the least steady.)
 //!
 //! The client's task handles the request of a player of its own node that is not at work. It did so in shared actors first,
@@ -102,17 +102,19 @@
 //! list that both cores lock. What is read ahead is read without asking first what it is: a branch that is guessed wrong each
 //! other time undoes it.
 //!
-//! With a thousand players instead of ten thousand the floor is twice as quick, and a reward hardly quicker: what is read ahead
-//! is awaited no more, and what bounds a reward is what is done for it. So the release build was counted under callgrind
-//! (`--instr-atstart=no` and `callgrind_control -i on` for the node with the clients, by the call): 8,500 instructions at the
-//! owner and 1,600 at the keeper, now 7,160 and 1,200. A tenth was hashes of keys that were computed again for each look at a
-//! table; then names looked at byte by byte, values encoded in one place and copied through two others, effects of 128 bytes
-//! that were moved in and out of a list, empty queues that were dropped. And of the instructions that `perf annotate` shows to
-//! wait, the longest were atomic counts: each waits until all that was written before has arrived, in lines that another core
-//! had mostly. The name of the keeper in each effect, a reference to the player in each outcome, and a count of who waits that
-//! nobody needed were together a twentieth of the time. Of 100 instructions that are left, the client's task has 41, with the
-//! handler in it, the owner's part 39, and the keeper 14. Tried and dropped: short values in three words instead of four, which
-//! are written at odd places and read as words at once (a tenth slower).
+//! With a thousand players instead of ten thousand the floor is twice as quick, and a reward hardly quicker: what is read
+//! ahead is awaited no more, and what bounds a reward is what is done for it. So the release build was counted under
+//! callgrind (`--instr-atstart=no` and `callgrind_control -i on` for the node with the clients, by the call): 8,500
+//! instructions at the owner and 1,600 at the keeper, now 7,160 and 1,200. A tenth was hashes of keys that were computed
+//! again for each look at a table; then names looked at byte by byte, values encoded in one place and copied through two
+//! others, effects of 128 bytes that were moved in and out of a list, empty queues that were dropped. And of the
+//! instructions that `perf annotate` shows to wait, the longest were atomic counts: each waits until all that was written
+//! before has arrived, in lines that another core had mostly. The name of the keeper in each effect, a reference to the
+//! player in each outcome, and a count of who waits that nobody needed were together a twentieth of the time. All of it
+//! made 811,000 rewards a second of 671,000, and 429,000 of 350,000 where any of three nodes is asked. That the program is
+//! optimised as one unit (`Cargo.toml`) had made 935,000 of 904,000. Of 100 instructions that are left, the client's task
+//! has 41, with the handler in it, the owner's part 39, and the keeper 14. Tried and dropped: short values in three words
+//! instead of four, which are written at odd places and read as words at once (a tenth slower).
 //!
 //! What would move the bound next, each by some hundredths: places in the table instead of keys, for what waits for a peer;
 //! fewer moves of items of 180 bytes; a Put that is written and read without a codec. mimalloc gives blocks whose size is no power of two from the next larger class, by

@@ -413,9 +413,12 @@ fn settle<G: GenServer>(
     (waiting, free(job, player, crashed))
 }
 
-/// The same; what is next is left to the host.
+/// The same; what is next is left to the host, and who waits from now on sees to its part.
 fn finish<G: GenServer>(mut job: Job<G>, player: Player<G>, served: Served) -> Option<Waiting> {
     let (waiting, next) = settle(&mut job, player, served);
+    if let Some(Waiting::Later(_)) = waiting {
+        job.part().wake_for_client();
+    }
     if let Some(player) = next {
         hand_on((player, job));
     }
@@ -505,8 +508,8 @@ impl<G: GenServer> Job<G> {
     }
 
     /// The player has handled the request; `ver`: the version of what it has now. For a client that does not wait yet: what
-    /// there is for it, none if the part has ended. None for all others, whom the part tells: where the part gave the
-    /// request itself, it is to be woken, once for many.
+    /// there is for it, none if the part has ended; where that comes later, the part is to be woken. None for all others, whom
+    /// the part tells: where the part gave the request itself, it is to be woken, once for many.
     fn tell(&mut self, ran: Ran, ver: Option<u64>) -> Option<Waiting> {
         let gate = &self.seat.gate;
         let part = &gate.part;

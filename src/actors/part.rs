@@ -176,11 +176,7 @@ impl Part {
         self.admit(bytes, || {
             if let Some(seat) = self.open_to(key) {
                 // Should the player have ended, the request goes to the part.
-                let waiting = seat.ask(request)?;
-                if let Some(Waiting::Later(_)) = waiting {
-                    self.wake_for_client();
-                }
-                return Ok(waiting);
+                return seat.ask(request);
             }
             let (port, answer) = oneshot::channel();
             self.load.wait()?;
@@ -239,9 +235,9 @@ impl Part {
         Ok(())
     }
 
-    /// A client waits, and what it asked for may be in the inbox: if no other waits, it has that handled itself, since to wake
-    /// the actor would take longer.
-    fn wake_for_client(&self) {
+    /// A client waits for what it has put into the inbox: if no other waits, it has that handled itself, since to wake the actor
+    /// would take longer.
+    pub(super) fn wake_for_client(&self) {
         if self.load.calls() == 1 && self.may_handle_here() {
             self.drive_here();
         } else {
