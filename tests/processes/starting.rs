@@ -218,6 +218,7 @@ fn options_come_from_the_environment_too() {
         .env("STATEKEEPER_CONNECT", "nobody,a")
         .env("STATEKEEPER_NO_SHELL", "1")
         .env("STATEKEEPER_LOG", "info")
+        .env("STATEKEEPER_THREADS", "50")
         .stdin(Stdio::null())
         .stderr(fs::File::create(sandbox.log_file("c")).expect("a log"));
     let mut child = Killed(command.spawn().expect("the program starts"));
@@ -228,6 +229,9 @@ fn options_come_from_the_environment_too() {
         "{}",
         sandbox.log("c")
     );
+    let threads = fs::read_dir(format!("/proc/{}/task", child.0.id())).expect("its threads");
+    let threads = threads.count();
+    assert!(threads > 50, "the first one, and 50: {threads}");
     let pid = Pid::from_raw(i32::try_from(child.0.id()).expect("a number"));
     signal::kill(pid, Signal::SIGINT).expect("a signal to a child");
     let status = wait_for("c ends", || child.0.try_wait().expect("its status"));
