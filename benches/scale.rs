@@ -28,17 +28,17 @@
 //! 48 %, and 316,000, 428,000 and 413,000 at 54, 52 and 52 %. The rate before was the same. (With 14 copies in a frame beside
 //! what clients wait for; 12 since.)
 //!
-//! After a kill with a million players (perf, cpu-clock, three nodes, two threads each) 27 % of the time went to copies: 10 to looking at all slots
-//! after the view has changed, 8 to taking copies in, 5 to their acknowledgements, the rest to sending them. A look waits
-//! for memory: 64 slots are read at once, and each takes 250 ns all the same, most likely since each is in another page, of
-//! 4 KiB, and a virtual machine has two tables to look that up in. (Huge pages take a third more memory: see `Cargo.toml`.)
+//! After a kill with a million players (perf, cpu-clock, three nodes, two threads each) 27 % of the time went to copies: 10
+//! to looking at all slots after the view has changed, 8 to taking copies in, 5 to their acknowledgements, the rest to
+//! sending them. A look waits for memory: 64 slots are read at once, and each takes 250 ns all the same, most likely since
+//! each is in another page, of 4 KiB, and a virtual machine has two tables to look that up in. (Huge pages take a third
+//! more memory: see `Cargo.toml`.)
 //!
-//! With two threads each a fifth of both cores is idle then, whatever is sent, and also when all copies are in place: the two
-//! nodes that are left answer each other in turn, and a trace of the scheduler shows both threads of a node on one core, waking
-//! each other, while the other core sleeps. Keeping each thread on a core of its own took a fifth of the rewards of three nodes,
-//! though.
-//! Copies in frames of their own, beside those of clients, a budget of copies for each reward, and frames of 4 KiB instead
-//! of 32 for several threads did not move more records for the rewards that they cost.
+//! With two threads each a fifth of both cores is idle then, whatever is sent, and also when all copies are in place: the
+//! two nodes that are left answer each other in turn, and a trace of the scheduler shows both threads of a node on one
+//! core, waking each other, while the other core sleeps. Keeping each thread on a core of its own took a fifth of the
+//! rewards of three nodes, though. Copies in frames of their own, beside those of clients, a budget of copies for each
+//! reward, and frames of 4 KiB instead of 32 for several threads did not move more records for the rewards that they cost.
 //!
 //! `cargo bench --bench scale [-- --nodes 3,5] [--players 10000,100000] [--in-flight N] [--seconds N] [--threads N] [--json]
 //! [--shared] [--plot FILE.svg]`; `--in-flight` and `--threads` are per node; `--shared`: players share actors, so that a

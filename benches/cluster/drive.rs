@@ -72,20 +72,14 @@ pub(crate) fn drive() -> Res<()> {
 fn start(dir: &File, paths: &[Path]) -> Res<Vec<System>> {
     let any = |of: &[Path]| of.iter().any(|path| paths.contains(path));
     let mut systems = Vec::new();
-    if any(&System::ONE_BACKUP) {
-        systems.push(System::nodes(dir, "bench", 1, None, &System::ONE_BACKUP)?);
-    }
-    if any(&[Path::LocalTwo]) {
-        systems.push(System::nodes(dir, "pair", 2, None, &[Path::LocalTwo])?);
-    }
-    if any(&[Path::SpreadThread]) {
-        systems.push(System::nodes(
-            dir,
-            "thread",
-            1,
-            Some(1),
-            &[Path::SpreadThread],
-        )?);
+    for (name, backups, threads, measured) in [
+        ("bench", 1, None, &System::ONE_BACKUP[..]),
+        ("pair", 2, None, &[Path::LocalTwo]),
+        ("thread", 1, Some(1), &[Path::SpreadThread]),
+    ] {
+        if any(measured) {
+            systems.push(System::nodes(dir, name, backups, threads, measured)?);
+        }
     }
     if any(&[Path::Naive]) {
         systems.push(System::naive(dir)?);

@@ -34,8 +34,8 @@
 //! state of a player is in its place, not behind it, which made 880,000 of 820,000. Calls, replies and states of up to 23
 //! bytes are in their values, and the queues of players take over each other's buffers (which alone made 817,000 of
 //! 780,000): of 8.5 allocations of a reward at its player's node 3.2 are left. Each part has its own copies of the peers'
-//! names, whose counts of holders had gone from core to core twice a reward. (The floor itself moves between 0.6 and 1.6 million a second, with the machine and its
-//! neighbours: of all figures the ratio to the floor is the least steady.)
+//! names, whose counts of holders had gone from core to core twice a reward. (The floor itself moves between 0.6 and 1.6
+//! million a second, with the machine and its neighbours: of all figures the ratio to the floor is the least steady.)
 //!
 //! The client's task handles the request of a player of its own node that is not at work. It did so in shared actors first,
 //! and those were twice as fast as an actor each, which took a message to the player's mailbox, a task to switch to, and
@@ -68,16 +68,17 @@
 //! Holding back what a part has to ask until the clients that were just answered have asked again makes one packet of 20
 //! rewards instead of 16, and not more rewards. A shorter slice of the scheduler (`sched_setattr`) changed nothing.
 //!
-//! That threads which are woken interrupt others, of another node on the same machine mostly, costs as well, and waking a core
-//! that sleeps takes a virtual machine some 30 us. With all of it under `chrt --batch 0`, where they wait for their turn, 64
-//! in flight had a p99 that was a tenth to a quarter lower, and a fifth to a third more rewards where any of three nodes was
-//! asked, with 1,024 a twentieth more; but the player's own node a tenth less with 1,024, since keepers begin when it has
-//! nothing left to do, and each waits for the other (2026-11-30). A node that has its machine for itself interrupts nobody;
-//! where nodes share one, it is a choice. Another one is to give each its share of the cores, which is one thread here: that
-//! is the row `any of three, one thread`. With two in each, a reward took 5.1 us of processor time instead of 4.0 (perf, 1,024 in
-//! flight): 0.25 went to changes of context, 0.15 to blocks of memory that another thread gives back than had taken them, and
-//! the rest, everywhere, to cache lines that pass from core to core. Whether what other nodes ask is handled by the task that
-//! read it or by one of its own makes no difference. A node that is asked alone needs all cores.
+//! That threads which are woken interrupt others, of another node on the same machine mostly, costs as well, and waking a
+//! core that sleeps takes a virtual machine some 30 us. With all of it under `chrt --batch 0`, where they wait for their
+//! turn, 64 in flight had a p99 that was a tenth to a quarter lower, and a fifth to a third more rewards where any of three
+//! nodes was asked, with 1,024 a twentieth more; but the player's own node a tenth less with 1,024, since keepers begin
+//! when it has nothing left to do, and each waits for the other (2026-11-30). A node that has its machine for itself
+//! interrupts nobody; where nodes share one, it is a choice. Another one is to give each its share of the cores, which is
+//! one thread here: that is the row `any of three, one thread`. With two in each, a reward took 5.1 us of processor time
+//! instead of 4.0 (perf, 1,024 in flight): 0.25 went to changes of context, 0.15 to blocks of memory that another thread
+//! gives back than had taken them, and the rest, everywhere, to cache lines that pass from core to core. Whether what other
+//! nodes ask is handled by the task that read it or by one of its own makes no difference. A node that is asked alone needs
+//! all cores.
 //!
 //! Threads that yield before they sleep, or look again for 5 to 50 us, do about as well with 64, but worse with one (54 us
 //! instead of 36).
@@ -99,8 +100,9 @@
 //! The same holds for what a player shares with its part and its clients: it is in the player's place too. Whoever finds a
 //! player reads some of every line that it is about to use, before it compares the name: that one line after the other was
 //! awaited took a tenth of the time. A client that waits sends along where its answer goes, instead of taking a place in a
-//! list that both cores lock. What is read ahead is read without asking first what it is: a branch that is guessed wrong each
-//! other time undoes it.
+//! list that both cores lock: together 3 % less processor time at the player's own node, and 5 % where any of three nodes
+//! is asked. What is read ahead is read without asking first what it is: a branch that is guessed wrong each other time
+//! undoes it.
 //!
 //! With a thousand players instead of ten thousand the floor is twice as quick, and a reward hardly quicker: what is read
 //! ahead is awaited no more, and what bounds a reward is what is done for it. So the release build was counted under

@@ -8,7 +8,7 @@ use crate::node::NODES;
 use crate::report::Path;
 use crate::support::Res;
 use crate::support::load::Sample;
-use crate::support::process::{Process, free_port, set_threads, this, wire_bytes};
+use crate::support::process::{Process, free_port, node, this, wire_bytes};
 
 /// One measurement, and its costs.
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +47,8 @@ impl System {
     ) -> Res<Self> {
         let mut processes = Vec::new();
         for index in 0..NODES {
-            let mut command = this(&format!("node {name}_node{index} {index} {backups}"))?;
-            command
-                .env("STATEKEEPER_RUNTIME_DIR", dir.join("run"))
-                .env("HOME", dir);
-            set_threads(&mut command, threads);
-            processes.push(Process::start(command)?);
+            let role = format!("node {name}_node{index} {index} {backups}");
+            processes.push(Process::start(node(&role, dir, threads)?)?);
         }
         for index in 1..NODES {
             let said = processes[0].ask(&format!("connect {name}_node{index}"))?;

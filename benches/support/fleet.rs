@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Res;
-use super::process::{Process, set_threads, this, wire_bytes};
+use super::process::{Process, node, wire_bytes};
 use super::timeline::{Window, now_us};
 
 /// One client request in so many is for a player of any node; the others are for players of the client's own.
@@ -90,12 +90,8 @@ impl Fleet {
             shared,
             threads,
         } = self.mode;
-        let mut command = this(&format!("node {name} {idle_ms} {shared}"))?;
-        command
-            .env("STATEKEEPER_RUNTIME_DIR", self.dir.join("run"))
-            .env("HOME", &self.dir);
-        set_threads(&mut command, threads);
-        let process = Process::start(command)?;
+        let role = format!("node {name} {idle_ms} {shared}");
+        let process = Process::start(node(&role, &self.dir, threads)?)?;
         self.nodes.push(Running {
             name,
             process,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -119,12 +120,18 @@ pub(crate) fn this(role: &str) -> Res<Command> {
     Ok(command)
 }
 
-/// It is to work with so many threads, if not with as many as there are processors.
-pub(crate) fn set_threads(command: &mut Command, threads: Option<usize>) {
+/// A node of the product, in that role. It has its files in `dir`, so that it finds no others than those there, and works with
+/// so many threads, if not with as many as there are processors.
+pub(crate) fn node(role: &str, dir: &Path, threads: Option<usize>) -> Res<Command> {
+    let mut command = this(role)?;
+    command
+        .env("STATEKEEPER_RUNTIME_DIR", dir.join("run"))
+        .env("HOME", dir);
     if let Some(threads) = threads {
         // tokio's.
         command.env("TOKIO_WORKER_THREADS", threads.to_string());
     }
+    Ok(command)
 }
 
 pub(crate) fn free_port() -> Res<u16> {
