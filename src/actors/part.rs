@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
@@ -365,12 +366,16 @@ impl Part {
 
     /// Reads what [`resident`](Self::resident) is going to read, and what its players are.
     pub(super) fn prefetch<'a>(&self, keys: impl Iterator<Item = KeyRef<'a>>) {
-        let residents = self.read();
-        for key in keys {
-            let hash = key.hash();
-            let found = residents.players.find(hash, |entry| entry.hash == hash);
-            found.inspect(|entry| entry.prefetch());
-        }
+        let players = &self.read().players;
+        // Where they most likely are, by some bits of their hashes; then what is there; then they themselves.
+        let mut places = SmallVec::<[usize; PREFETCHED]>::new();
+        places.extend(keys.filter_map(|key| players.find_bucket_index(key.hash(), |_| true)));
+        let mut entries = SmallVec::<[&Entry; PREFETCHED]>::new();
+        entries.extend(places.iter().filter_map(|place| players.get_bucket(*place)));
+        entries.iter().for_each(|entry| {
+            black_box(Arc::strong_count(&entry.seat));
+        });
+        entries.iter().for_each(|entry| entry.seat.prefetch());
     }
 
     /// Players take nothing from clients any more.

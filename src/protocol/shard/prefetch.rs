@@ -9,8 +9,8 @@ use std::mem::discriminant;
 use smallvec::SmallVec;
 
 use super::super::types::KeyRef;
-use super::table::Content;
-use super::{Origin, Shard, Slot};
+use super::table::{Content, Table};
+use super::{Handled, Pending, Shard, Slot};
 
 /// For how many steps at once that pays: more would push the first ones out of the cache again.
 pub const PREFETCHED: usize = 64;
@@ -18,21 +18,25 @@ pub const PREFETCHED: usize = 64;
 impl Shard {
     /// Reads what steps with these keys are going to read; see [`PREFETCHED`].
     pub fn prefetch<'a>(&self, keys: impl Iterator<Item = KeyRef<'a>>) {
-        prefetch(keys.filter_map(|key| self.slots.guess(key)));
+        let mut places = SmallVec::<[usize; PREFETCHED]>::new();
+        places.extend(keys.filter_map(|key| self.slots.guess(key)));
+        prefetch(&self.slots, &places);
     }
 
     /// Reads what steps with replies to these requests are going to read.
     pub fn prefetch_forwarded(&self, tokens: impl Iterator<Item = u64>) {
         for forwarded in tokens.filter_map(|token| self.forwarded.get(token)) {
-            black_box((forwarded.sent_at, forwarded.pending.request.span));
+            forwarded.pending.prefetch();
+            black_box((forwarded.key.hash(), forwarded.sent_at));
         }
     }
 }
 
-/// Reads some of every line of the memory of these slots: one step of every chain, then the next step of every chain. What
-/// the processor has under way at a time is limited by how many instructions are between the reads.
-pub(super) fn prefetch<'a>(slots: impl Iterator<Item = &'a Content>) {
-    let slots: SmallVec<[&Content; PREFETCHED]> = slots.collect();
+/// Reads some of every line of the memory of the slots in these places: one step of every chain, then the next step of every
+/// chain. What the processor has under way at a time is limited by how many instructions are between the reads.
+pub(super) fn prefetch(table: &Table, places: &[usize]) {
+    let mut slots = SmallVec::<[&Content; PREFETCHED]>::new();
+    slots.extend(places.iter().filter_map(|place| table.content_at(*place)));
     for (name, slot) in &slots {
         // Which of both it is, without a branch: that would be guessed, and guessed wrong each other time.
         black_box((name.kind(), discriminant(slot)));
@@ -45,11 +49,41 @@ pub(super) fn prefetch<'a>(slots: impl Iterator<Item = &'a Content>) {
             Slot::Own(own) => {
                 let keeper = own.keepers.first().map(|(_, acked)| *acked);
                 black_box((own.ver, own.stamp, own.data.first(), keeper));
-                if let Some(handled) = own.waiting.front() {
-                    let is_local = matches!(handled.pending.origin, Origin::Local(_));
-                    black_box((handled.ver, is_local, handled.reply.len()));
-                }
             }
         }
+    }
+    for (_, slot) in &slots {
+        if let Slot::Own(own) = slot
+            && let Some(handled) = own.waiting.front()
+        {
+            handled.prefetch();
+        }
+    }
+}
+
+impl Pending {
+    /// Reads its beginning, and its second line.
+    fn prefetch(&self) {
+        black_box((self.request.id.is_some(), discriminant(&self.origin)));
+    }
+}
+
+impl Handled {
+    /// It has three lines, wherever it begins in the first of them: reads some of each.
+    fn prefetch(&self) {
+        self.pending.prefetch();
+        self.reply.prefetch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_waits_has_three_lines() {
+        // mimalloc's blocks of that size begin at multiples of 32.
+        assert_eq!(size_of::<Handled>().div_ceil(64), 3);
+        assert!(32 + size_of::<Handled>() <= 3 * 64);
     }
 }

@@ -157,11 +157,7 @@ impl Shard {
             let to = end.min(next + PREFETCHED);
             let concerned = (next..to).filter(|place| self.is_concerned(&slots, *place));
             let concerned: SmallVec<[usize; PREFETCHED]> = concerned.collect();
-            prefetch(
-                concerned
-                    .iter()
-                    .filter_map(|place| slots.content_at(*place)),
-            );
+            prefetch(&slots, &concerned);
             let looks = concerned.into_iter();
             rest.extend(looks.filter_map(|place| self.look_at(&mut slots, place)));
             next = to;

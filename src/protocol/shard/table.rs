@@ -104,12 +104,10 @@ impl Table {
         found.map(|entry| &entry.content.1)
     }
 
-    /// What is most likely that of that key: names are not compared, so that little is to be done before the next one is
-    /// looked for.
-    pub(super) fn guess(&self, key: KeyRef<'_>) -> Option<&Content> {
-        let hash = key.hash();
-        let found = self.entries.find(hash, |entry| entry.hash() == hash);
-        found.map(|entry| &*entry.content)
+    /// Where the slot of that key most likely is: nothing is read but some bits of hashes, so that little is to be awaited
+    /// before the next one is looked for.
+    pub(super) fn guess(&self, key: KeyRef<'_>) -> Option<usize> {
+        self.entries.find_bucket_index(key.hash(), |_| true)
     }
 
     pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Slot> {
