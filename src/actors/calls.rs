@@ -49,14 +49,15 @@ pub(crate) struct Calls {
     calls: Slab<Call>,
     /// How many there were; a token is used once.
     serial: u32,
-    /// The part's clock.
-    tick: u64,
+    /// The part's clock, which may begin again: no call waits that long.
+    tick: u32,
     closed: bool,
 }
 
+/// In one line of memory.
 struct Call {
     serial: u32,
-    since: u64,
+    since: u32,
     /// What to give up with it; none if the actor itself has the request.
     key: Option<Key>,
     port: Port,
@@ -118,12 +119,12 @@ impl Calls {
 
     /// One tick of the part's clock has passed: takes out those that have waited for more than `patience` ticks, and
     /// returns what to give up.
-    pub(crate) fn tick(&mut self, patience: u64) -> Vec<(u64, Key)> {
+    pub(crate) fn tick(&mut self, patience: u32) -> Vec<(u64, Key)> {
         let mut late = Vec::new();
-        self.tick += 1;
+        self.tick = self.tick.wrapping_add(1);
         let now = self.tick;
         self.calls.retain(|place, call| {
-            let waits = now - call.since <= patience;
+            let waits = now.wrapping_sub(call.since) <= patience;
             if !waits && let Some(key) = call.key.take() {
                 late.push((token_of(call.serial, place), key));
             }
@@ -209,6 +210,11 @@ mod tests {
         calls.close();
         assert!(calls.add(None, port().0).is_none());
         assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+
+    #[test]
+    fn a_call_is_in_one_line_of_memory() {
+        assert_eq!(size_of::<Call>(), 64);
     }
 
     #[test]

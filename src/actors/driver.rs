@@ -445,7 +445,7 @@ impl Driver {
                 self.hints.tick();
                 let patience = self.shared.config.call_timeout.as_millis();
                 let patience = patience.div_ceil(TICK.as_millis());
-                let patience = u64::try_from(patience).unwrap_or(u64::MAX);
+                let patience = u32::try_from(patience).unwrap_or(u32::MAX);
                 let mut late = self.part.calls(|calls| calls.tick(patience));
                 late.extend(self.calls(|calls| calls.tick(patience)));
                 for (token, key) in late {

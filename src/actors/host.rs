@@ -474,28 +474,24 @@ impl<G: GenServer> Job<G> {
     /// The client begins to wait for the player.
     fn wait(&mut self) -> Result<oneshot::Receiver<Answer>, Refused> {
         self.seat.gate.enter()?;
-        let waits = self.part().load.wait();
-        waits.inspect_err(|_| self.seat.gate.leave())?;
         self.take_a_name().ok_or(Refused::Closed)
     }
 
     /// The same for one whose request the player has begun to handle; none if the part has ended.
     fn wait_begun(&mut self) -> Option<oneshot::Receiver<Answer>> {
         self.seat.gate.enter_begun();
-        self.part().load.wait_begun();
         let answer = self.take_a_name();
         if answer.is_none() {
-            self.part().load.taken(self.request().weight());
+            self.part().load.answered(self.request().weight());
         }
         answer
     }
 
-    /// The client, which is counted, gets a name; none if the part has ended.
+    /// The client, whom its player counts, gets a name; none if the part has ended.
     fn take_a_name(&mut self) -> Option<oneshot::Receiver<Answer>> {
         let (port, answer) = oneshot::channel();
         let token = self.part().calls(|calls| calls.add(None, Port::Call(port)));
         let (Some(token), Some(ask)) = (token, &mut self.ask) else {
-            self.part().load.wait_over(1);
             self.seat.gate.leave();
             return None;
         };
@@ -527,10 +523,11 @@ impl<G: GenServer> Job<G> {
         }
         match gate.reply_of(ran, ver) {
             Ok(reply) => {
-                part.load.taken(request.weight());
                 let Some(token) = token else {
+                    part.load.answered(request.weight());
                     return Some(Waiting::Answered(reply));
                 };
+                part.load.taken(request.weight());
                 if let Some(port) = part.calls(|calls| calls.take(token)) {
                     port.answer(reply);
                 }
@@ -541,7 +538,6 @@ impl<G: GenServer> Job<G> {
                     Some(token) => (Caller::Named(token), None),
                     None => {
                         let (port, answer) = oneshot::channel();
-                        part.load.wait_begun();
                         (Caller::New(port), Some(Waiting::Later(answer)))
                     }
                 };

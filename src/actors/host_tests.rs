@@ -207,6 +207,11 @@ impl Bench {
         self.try_to_ask(name, number).unwrap()
     }
 
+    /// How many bytes wait, and how many clients.
+    fn waits(&self) -> (usize, usize) {
+        (self.part.load.bytes(), self.part.load.calls())
+    }
+
     fn try_to_ask(&self, name: &str, number: i64) -> Result<Option<Waiting>, Refused> {
         let key = Key::new(Kind::of(Sums::NAME), name);
         self.part.call(key.borrowed(), request(number))
@@ -457,14 +462,13 @@ async fn a_read_of_what_is_backed_up_waits_for_nobody() {
         let view = View::alone(ClusterId(7), member);
         bench.part.lease.set(&view, Millis(u64::MAX));
         seat.gate().set_backed_up(&view, 1);
-        let before = bench.part.load.bytes();
+        let before = bench.waits();
         let Some(Waiting::Answered(Answer::Reply(reply))) = again(&bench) else {
             unreachable!("nobody has to be asked");
         };
         assert_eq!(wire::decode(&reply), Ok(5_i64));
         assert!(bench.heard().is_none());
-        let load = &bench.part.load;
-        assert_eq!((load.bytes(), load.calls()), (before, 2));
+        assert_eq!(bench.waits(), before);
     }
 }
 
@@ -476,11 +480,30 @@ async fn where_too_many_wait_nothing_is_handled() {
         let _player = bench.player("one");
         let _first = bench.ask("one", 1);
         assert_eq!(bench.hears().await, "one 1");
-        let bytes = bench.part.load.bytes();
+        let before = bench.waits();
         let refused = bench.try_to_ask("one", 1);
         assert!(matches!(refused, Err(Refused::Full)));
-        assert_eq!(bench.part.load.bytes(), bytes);
+        assert_eq!(bench.waits(), before);
         assert!(bench.heard().is_none());
+    }
+}
+
+/// A player that hangs does not use up its part.
+#[tokio::test]
+async fn where_too_many_wait_for_one_player_the_others_are_handled() {
+    for shared in WAYS {
+        let bench = Bench::with(200, shared).await;
+        let _players = (bench.player("slow"), bench.player("quick"));
+        let waiting: Vec<_> = (0..bench.part.key_max)
+            .map(|_| bench.ask("slow", -1))
+            .collect();
+        assert!(matches!(waiting[..], [Some(Waiting::Later(_)), ..]));
+        let before = bench.waits();
+        let refused = bench.try_to_ask("slow", -1);
+        assert!(matches!(refused, Err(Refused::Full)));
+        assert_eq!(bench.waits(), before);
+        let _answer = bench.ask("quick", 1);
+        assert_eq!(bench.hears().await, "quick 1");
     }
 }
 
@@ -496,7 +519,9 @@ async fn where_the_part_has_ended_nobody_waits() {
             unreachable!("its player is there");
         };
         assert_eq!(answer.try_recv(), Err(TryRecvError::Closed));
+        let before = bench.waits();
         assert!(bench.ask("slow", -1).is_none());
+        assert_eq!(bench.waits(), before);
         bench.permits.add_permits(1);
         tokio::task::yield_now().await;
         assert_eq!(bench.permits.available_permits(), 1);
@@ -520,13 +545,13 @@ async fn where_a_type_is_not_registered_everybody_hears_that() {
         let failure = wire::decode::<CallFailure>(reason).unwrap();
         assert!(matches!(failure, CallFailure::NoSuchType(node) if node == "a@h"));
     };
-    let before = bench.part.load.bytes();
+    let before = bench.waits();
     let asked = bench.part.call(key.borrowed(), request(1)).unwrap();
     let Some(Waiting::Answered(Answer::Failed(reason))) = asked else {
         unreachable!("nobody has to be asked");
     };
     told(&reason);
-    assert_eq!(bench.part.load.bytes(), before);
+    assert_eq!(bench.waits(), before);
     assert!(!Arc::clone(&seat).kill());
     assert!(seat.give(request(1)).is_none());
     let Some(driver::Item::Ran { whose, ran }) = bench.heard() else {

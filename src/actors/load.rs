@@ -6,25 +6,30 @@
 //! The machine refuses by itself what goes beyond the limit, whoever asked; this keeps what its clients and players
 //! offer from piling up before it.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
-use super::calls::Refused;
-
 /// The share of the limit that outcomes may have until players wait before they handle more.
 const OUTCOMES_SHARE: usize = 4;
+
+/// One client among those that wait, in the same number as the bytes of their requests: whoever counts takes a line of memory
+/// from core to core, and waits for it.
+const CALL: u64 = 1 << 40;
+
+/// The most bytes that may wait in one part: in the bits below [`CALL`], with room for what is refused.
+const BYTES_MAX: usize = (CALL / 2) as usize;
+
+/// The most clients that may: in the bits above.
+const CALLS_MAX: usize = (u64::MAX / CALL / 2) as usize;
 
 /// What waits in one part.
 #[derive(Debug)]
 pub(crate) struct Load {
     max: usize,
-    /// Looked at before a request is handled, and kept where one that begins to wait can still be refused.
     calls_max: usize,
-    /// How many clients wait.
-    calls: AtomicUsize,
-    /// Of requests that the machine has not seen yet.
-    queued: AtomicUsize,
+    /// How many clients wait, and the bytes of those of their requests that the machine has not seen.
+    asked: AtomicU64,
     /// What the machine holds.
     held: AtomicUsize,
     /// Of states and replies that the machine has not seen yet.
@@ -34,13 +39,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// At most `max` bytes, and `calls_max` clients.
+    /// At most `max` bytes, and `calls_max` clients; and never more than half a tebibyte, and eight million.
     pub(crate) fn new(max: usize, calls_max: usize) -> Self {
         Self {
-            max,
-            calls_max,
-            calls: AtomicUsize::new(0),
-            queued: AtomicUsize::new(0),
+            max: max.min(BYTES_MAX),
+            calls_max: calls_max.min(CALLS_MAX),
+            asked: AtomicU64::new(0),
             held: AtomicUsize::new(0),
             outcomes: AtomicUsize::new(0),
             room: Notify::new(),
@@ -54,53 +58,47 @@ impl Load {
 
     /// All bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
-        self.queued.load(Relaxed) + self.held.load(Relaxed) + self.outcomes.load(Relaxed)
+        self.queued() + self.held.load(Relaxed) + self.outcomes.load(Relaxed)
     }
 
-    /// Counts a request of a client on its way to the machine; false if there is no room for it.
+    /// Counts a client that waits from now on, with a request on its way to the machine; false if there is no room for it.
     pub(crate) fn admit(&self, bytes: usize) -> bool {
-        let before = self.queued.fetch_add(bytes, Relaxed);
-        let fits = before + self.held.load(Relaxed) + bytes <= self.max
-            && self.calls.load(Relaxed) < self.calls_max;
+        let before = self.asked.fetch_add(CALL + bytes as u64, Relaxed);
+        let fits = bytes_of(before) + self.held.load(Relaxed) + bytes <= self.max
+            && calls_of(before) < self.calls_max;
         if !fits {
-            self.queued.fetch_sub(bytes, Relaxed);
+            self.answered(bytes);
         }
         fits
     }
 
-    /// The machine has seen it, or it was answered without it.
+    /// A client does not wait any more whose request the machine has not seen, and will not see.
+    pub(crate) fn answered(&self, bytes: usize) {
+        self.asked.fetch_sub(CALL + bytes as u64, Relaxed);
+    }
+
+    /// The machine has seen a request, or nobody waits for it any more.
     pub(crate) fn taken(&self, bytes: usize) {
-        self.queued.fetch_sub(bytes, Relaxed);
-    }
-
-    /// Whether a request was admitted that the machine has not seen.
-    pub(crate) fn is_queued(&self) -> bool {
-        self.queued.load(Relaxed) > 0
-    }
-
-    /// A client waits from now on, if it may.
-    pub(crate) fn wait(&self) -> Result<(), Refused> {
-        if self.calls.fetch_add(1, Relaxed) >= self.calls_max {
-            self.wait_over(1);
-            return Err(Refused::Full);
-        }
-        Ok(())
-    }
-
-    /// The same for one whose request was handled already, or is being handled, so that it must not be refused: whoever
-    /// handles it has seen that there was room, so that there are never more beyond the limit than there are threads.
-    pub(crate) fn wait_begun(&self) {
-        self.calls.fetch_add(1, Relaxed);
+        self.asked.fetch_sub(bytes as u64, Relaxed);
     }
 
     /// So many clients do not wait any more.
     pub(crate) fn wait_over(&self, calls: usize) {
-        self.calls.fetch_sub(calls, Relaxed);
+        self.asked.fetch_sub(CALL * calls as u64, Relaxed);
+    }
+
+    /// Whether a request was admitted that the machine has not seen.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.queued() > 0
+    }
+
+    fn queued(&self) -> usize {
+        bytes_of(self.asked.load(Relaxed))
     }
 
     /// How many clients wait.
     pub(crate) fn calls(&self) -> usize {
-        self.calls.load(Relaxed)
+        calls_of(self.asked.load(Relaxed))
     }
 
     /// What the machine holds now.
@@ -139,6 +137,14 @@ impl Load {
     }
 }
 
+fn bytes_of(asked: u64) -> usize {
+    (asked % CALL) as usize
+}
+
+fn calls_of(asked: u64) -> usize {
+    (asked / CALL) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -147,22 +153,33 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_counted() {
-        let load = Load::new(100, 1);
+        let load = Load::new(100, 2);
         assert!(load.admit(60));
         assert!(!load.admit(60));
         load.set_held(50);
         load.taken(60);
         assert!(load.admit(50));
+        assert_eq!((load.bytes(), load.calls()), (100, 2));
+        load.set_held(0);
+        // It fits, but too many wait.
         assert!(!load.admit(1));
-        assert_eq!(load.bytes(), 100);
-        load.taken(50);
-        assert_eq!(load.wait(), Ok(()));
-        assert!(!load.admit(1));
-        assert_eq!(load.wait(), Err(Refused::Full));
         load.wait_over(1);
         assert!(load.admit(1));
-        load.wait_begun();
-        assert_eq!(load.calls(), 1);
+        load.answered(1);
+        assert_eq!((load.bytes(), load.calls()), (50, 1));
+        load.set_held(51);
+        assert!(!load.admit(0));
+        assert_eq!((load.bytes(), load.calls()), (101, 1));
+    }
+
+    #[test]
+    fn no_limit_is_too_large_to_be_counted() {
+        let load = Load::new(usize::MAX, usize::MAX);
+        assert!(load.admit(load.max()));
+        assert!(!load.admit(load.max()));
+        assert_eq!((load.bytes(), load.calls()), (BYTES_MAX, 1));
+        load.answered(load.max());
+        assert_eq!((load.bytes(), load.calls()), (0, 0));
     }
 
     #[test]

@@ -180,7 +180,6 @@ impl Part {
                 return seat.ask(request);
             }
             let (port, answer) = oneshot::channel();
-            self.load.wait()?;
             self.tell(Item::Request {
                 caller: Caller::New(port),
                 key: key.to_key(),
@@ -220,7 +219,6 @@ impl Part {
         port: oneshot::Sender<Result<Option<Located>, Answer>>,
     ) -> Result<(), Refused> {
         self.admit(REQUEST_BYTES, || {
-            self.load.wait()?;
             let key = key.to_key();
             self.tell(Item::Locate { port, key })
         })
@@ -229,7 +227,6 @@ impl Part {
     /// Tells the part of a client that waits; refused if the part has ended.
     fn tell(&self, item: Item) -> Result<(), Refused> {
         if !self.inbox.put(item) {
-            self.load.wait_over(1);
             return Err(Refused::Closed);
         }
         self.wake_for_client();
@@ -251,8 +248,7 @@ impl Part {
         self.count(&mut lock(&self.calls), usage)
     }
 
-    /// Uses some that wait, and counts those that do not any more; who begins to wait is counted by
-    /// [`Load::wait`] or [`Load::wait_begun`].
+    /// Uses some that wait, and counts those that do not any more.
     pub(super) fn count<R>(&self, calls: &mut Calls, usage: impl FnOnce(&mut Calls) -> R) -> R {
         let before = calls.len();
         let result = usage(calls);
@@ -318,7 +314,8 @@ impl Part {
         }
     }
 
-    /// Takes something in, if there is room for so many bytes.
+    /// Takes in what a client asks, if there is room for so many bytes and one more that waits: it is counted until it has its
+    /// answer.
     fn admit<T>(
         &self,
         bytes: usize,
@@ -327,7 +324,7 @@ impl Part {
         if !self.load.admit(bytes) {
             return Err(Refused::Full);
         }
-        take_in().inspect_err(|_| self.load.taken(bytes))
+        take_in().inspect_err(|_| self.load.answered(bytes))
     }
 
     /// A player moves in.

@@ -205,7 +205,7 @@ impl Resident for Stranger {
     }
 
     fn ask(self: Arc<Self>, request: Request) -> Result<Option<Waiting>, Refused> {
-        self.gate.part.load.taken(request.weight());
+        self.gate.part.load.answered(request.weight());
         Ok(Some(Waiting::Answered(Answer::Failed(self.refusal()))))
     }
 

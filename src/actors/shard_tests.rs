@@ -200,7 +200,6 @@ async fn what_a_player_did_that_has_ended_does_not_count() {
         data: Some(Default::default()),
     };
     assert!(part.load.admit(request().weight()));
-    part.load.wait_begun();
     part.load.outcome(ran.weight());
     let (port, _answer) = oneshot::channel();
     part.inbox.push(Item::Served {
