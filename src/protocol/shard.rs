@@ -443,28 +443,30 @@ struct Handled {
     reply: Blob,
 }
 
-/// A key that this node owns.
+/// A key that this node owns. What a request needs is at the beginning, up to the first one that waits: there are more keys
+/// than a cache has room for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
 struct Own {
     gen_: Epoch,
     ver: u64,
-    data: Blob,
-    /// The current keepers, each with the highest version of this generation that it acknowledged; mostly there is one.
-    keepers: SmallVec<[(NodeId, Option<u64>); 1]>,
-    /// Keepers must have this version before this node is done with the epoch's sync.
-    sync_ver: u64,
-    /// Given to the actor, in order, and not handled yet.
-    running: Queue<Pending>,
-    /// Handled: answered as soon as the keepers have that version.
-    waiting: Queue<Handled>,
-    actor: Actor,
     /// The tick of the last Put.
     put_at: u64,
     /// Where it is in `lagging`.
     listed: Listed,
+    /// Keepers must have this version before this node is done with the epoch's sync.
+    sync_ver: u64,
     /// Whether this epoch's sync waits for it.
     unsettled: bool,
+    actor: Actor,
     stamp: Stamp,
+    /// The current keepers, each with the highest version of this generation that it acknowledged; mostly there is one.
+    keepers: SmallVec<[(NodeId, Option<u64>); 1]>,
+    data: Blob,
+    /// Handled: answered as soon as the keepers have that version.
+    waiting: Queue<Handled>,
+    /// Given to the actor, in order, and not handled yet.
+    running: Queue<Pending>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

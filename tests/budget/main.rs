@@ -50,10 +50,10 @@ struct Budget {
 const BUDGET: Budget = Budget {
     alone_owner: 6.6,
     alone_keeper: 3.3,
-    many_owner: 2.9,
-    many_keeper: 0.38,
+    many_owner: 2.8,
+    many_keeper: 0.35,
     wire: 35.0,
-    instructions: 12_450.0,
+    instructions: 12_000.0,
 };
 
 /// How many times each is measured.

@@ -11,10 +11,8 @@ use hashbrown::HashTable;
 use super::super::placement::mix;
 use super::super::ring::Issuer;
 use super::super::types::{Epoch, Key, NodeId, RequestId};
-use super::queue::Spare;
 use super::{
-    Answer, Effects, Handled, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request,
-    Shard,
+    Answer, Effects, Msg, Origin, PARKED_MAX, PARKED_SHARE, Pending, Ran, Report, Request, Shard,
 };
 
 /// What a request that waits costs beside its payload, about: its places in the queues, its key, and the port of its
@@ -82,9 +80,6 @@ pub(super) struct Books {
     in_hand: InHand,
     /// Of the ids of those that clients of this node asked, and that were forwarded.
     pub(super) issuer: Issuer,
-    /// For the queues of owned keys.
-    pub(super) spare_running: Spare<Pending>,
-    pub(super) spare_waiting: Spare<Handled>,
 }
 
 impl Books {
@@ -94,8 +89,6 @@ impl Books {
             held: 0,
             in_hand: InHand::default(),
             issuer,
-            spare_running: Spare::default(),
-            spare_waiting: Spare::default(),
         }
     }
 

@@ -13,13 +13,13 @@ use super::Own;
 pub(super) struct Lagging {
     /// From the oldest to the latest.
     lists: VecDeque<List>,
-    /// How many there have been.
-    count: u64,
+    /// How many there have been: one in a tick, so that there are never too many.
+    count: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct List {
-    number: u64,
+    number: u32,
     /// When its keys were put.
     tick: u64,
     names: Vec<Key>,
@@ -31,7 +31,7 @@ struct List {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Listed {
     /// The list that has its name; 0 if none has.
-    number: u64,
+    number: u32,
     /// Whether it lags, and is counted there.
     pub(super) lags: bool,
 }

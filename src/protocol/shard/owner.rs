@@ -4,7 +4,7 @@
 //! The actor goes on while a version is on its way: later requests are handled in memory, and their answers
 //! wait for the acknowledgement of their own version.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::super::blob::Blob;
 use super::super::defect::{Defect, Planted};
@@ -57,9 +57,8 @@ impl Own {
         } else {
             self.acked()
         };
-        while let Some(handled) = self.waiting.pop_front_if(&mut books.spare_waiting, |h| {
-            acked.is_some_and(|acked| acked >= h.ver)
-        }) {
+        let is_acked = |handled: &Handled| acked.is_some_and(|acked| acked >= handled.ver);
+        while let Some(handled) = self.waiting.pop_front_if(is_acked) {
             books.held -= handled.reply.len();
             books.release(&handled.pending);
             finish(handled.pending.origin, Answer::Reply(handled.reply), out);
@@ -70,16 +69,9 @@ impl Own {
     }
 
     /// Hands a request to the actor.
-    fn run(
-        &mut self,
-        key: &Key,
-        pending: Pending,
-        books: &mut Books,
-        planted: Planted,
-        out: &mut dyn Effects,
-    ) {
+    fn run(&mut self, key: &Key, pending: Pending, planted: Planted, out: &mut dyn Effects) {
         let (gen_, request) = (self.gen_, pending.for_actor(planted));
-        self.running.push_back(pending, &mut books.spare_running);
+        self.running.push_back(pending);
         match self.actor {
             Actor::Up => {}
             Actor::Restarting => return,
@@ -180,7 +172,7 @@ impl Shard {
         }
         self.books.take_in(&pending);
         match own {
-            Some(own) if !parked => own.run(&key, pending, &mut self.books, self.planted, out),
+            Some(own) if !parked => own.run(&key, pending, self.planted, out),
             Some(_) | None => self.want(key, pending, hint, out),
         }
     }
@@ -244,7 +236,7 @@ impl Shard {
         let Some(Slot::Own(own)) = self.slots.get_mut(key) else {
             return Some(pending);
         };
-        own.run(key, pending, &mut self.books, self.planted, out);
+        own.run(key, pending, self.planted, out);
         None
     }
 
@@ -321,7 +313,7 @@ impl Shard {
                 self.books.take_in(&pending);
                 pending
             }
-            None => match own.running.pop_front(&mut self.books.spare_running) {
+            None => match own.running.pop_front() {
                 Some(pending) => pending,
                 None => {
                     out.push(Effect::Broken("an actor handles only what it was given"));
@@ -344,8 +336,7 @@ impl Shard {
                         pending,
                         reply,
                     };
-                    own.waiting
-                        .push_back(handled, &mut self.books.spare_waiting);
+                    own.waiting.push_back(handled);
                     if changed {
                         own.send_puts(key, self.tick, out);
                         self.lagging.add(self.tick, key, own);
@@ -532,12 +523,9 @@ impl Shard {
         if let Some(forwarded) = self.forwarded_as.remove(token) {
             return self.forwarded.remove(forwarded).map(|f| f.pending);
         }
-        let find = |queue: &VecDeque<Pending>| {
-            let is_it = |pending: &Pending| pending.origin == Origin::Local(token);
-            queue.iter().position(is_it)
-        };
+        let is_it = |pending: &Pending| pending.origin == Origin::Local(token);
         if let Some(wanted) = self.wanted.get_mut(key)
-            && let Some(at) = find(&wanted.pending)
+            && let Some(at) = wanted.pending.iter().position(is_it)
         {
             let pending = wanted.pending.remove(at);
             if wanted.pending.is_empty() {
@@ -547,7 +535,8 @@ impl Shard {
         }
         // Nobody has what an actor that is down was to be given.
         let own = self.own_mut(key).filter(|own| own.actor != Actor::Up)?;
-        own.running.remove(find(&own.running)?)
+        let at = own.running.iter().position(is_it)?;
+        own.running.remove(at)
     }
 
     /// This node does not serve: requests that have not started go back to their clients; those of peers are
