@@ -18,10 +18,10 @@ const OUTCOMES_SHARE: usize = 4;
 const CALL: u64 = 1 << 40;
 
 /// The most bytes that may wait in one part: in the bits below [`CALL`], with room for what is refused.
-const BYTES_MAX: usize = (CALL / 2) as usize;
+const BYTES_MAX: u64 = CALL / 2;
 
 /// The most clients that may: in the bits above.
-const CALLS_MAX: usize = (u64::MAX / CALL / 2) as usize;
+const CALLS_MAX: u64 = u64::MAX / CALL / 2;
 
 /// What waits in one part.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ impl Load {
     /// At most `max` bytes, and `calls_max` clients; and never more than half a tebibyte, and eight million.
     pub(crate) fn new(max: usize, calls_max: usize) -> Self {
         Self {
-            max: max.min(BYTES_MAX),
-            calls_max: calls_max.min(CALLS_MAX),
+            max: (max as u64).min(BYTES_MAX) as usize,
+            calls_max: (calls_max as u64).min(CALLS_MAX) as usize,
             asked: AtomicU64::new(0),
             held: AtomicUsize::new(0),
             outcomes: AtomicUsize::new(0),
@@ -177,7 +177,7 @@ mod tests {
         let load = Load::new(usize::MAX, usize::MAX);
         assert!(load.admit(load.max()));
         assert!(!load.admit(load.max()));
-        assert_eq!((load.bytes(), load.calls()), (BYTES_MAX, 1));
+        assert_eq!((load.bytes() as u64, load.calls()), (BYTES_MAX, 1));
         load.answered(load.max());
         assert_eq!((load.bytes(), load.calls()), (0, 0));
     }
