@@ -370,9 +370,9 @@ impl Part {
         let mut entries = SmallVec::<[&Entry; PREFETCHED]>::new();
         entries.extend(places.iter().filter_map(|place| players.get_bucket(*place)));
         entries.iter().for_each(|entry| {
-            black_box(Arc::strong_count(&entry.seat));
+            black_box(entry.hash);
         });
-        entries.iter().for_each(|entry| entry.seat.prefetch());
+        entries.iter().for_each(|entry| entry.prefetch());
     }
 
     /// Players take nothing from clients any more.

@@ -44,7 +44,7 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn pop_front_if(&mut self, wanted: impl FnOnce(&T) -> bool) -> Option<T> {
-        if self.first.as_ref().is_some_and(wanted) {
+        if self.front().is_some_and(wanted) {
             return self.pop_front();
         }
         None
