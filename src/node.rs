@@ -406,7 +406,7 @@ impl Node {
     }
 
     /// The part of the key space that `key` belongs to, if this node serves.
-    fn part_that_serves(&self, key: KeyRef<'_>) -> Result<&Part, CallError> {
+    fn part_that_serves(&self, key: KeyRef<'_>) -> Result<&Arc<Part>, CallError> {
         if self.is_leaving() {
             return Err(CallError::Leaving);
         }

@@ -499,7 +499,7 @@ impl<G: GenServer> Job<G> {
         Some(answer)
     }
 
-    fn part(&self) -> &Part {
+    fn part(&self) -> &Arc<Part> {
         &self.seat.gate.part
     }
 

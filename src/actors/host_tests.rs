@@ -1,6 +1,7 @@
 //! Players in actors of their own and in shared ones, without a machine: what their part would hear.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::*;
 use crate::actors::calls::{Calls, Refused, Waiting};
 use crate::actors::contain::contained;
 use crate::actors::lease::Lease;
+use crate::actors::part::Given;
 use crate::actors::player::{Hosted, ServerType, Start};
 use crate::actors::resident::{Gate, Resident, Stranger};
 use crate::actors::seats::Place;
@@ -148,6 +150,12 @@ impl Bench {
     /// Players that share their actor, or not.
     async fn new(shared: bool) -> Self {
         Self::with(1_000, shared).await
+    }
+
+    /// The part gives its players requests, and sees to it.
+    fn give(&self, mut requests: Vec<Given>) {
+        self.part.give(&mut requests);
+        Part::see_to_given(iter::once(&self.part));
     }
 
     /// With room for so many clients that wait.
@@ -330,12 +338,26 @@ async fn who_blocks_its_thread_holds_up_what_others_were_given_until_there_is_mo
     for shared in WAYS {
         let bench = Bench::new(shared).await;
         let (slow, quick) = (bench.player("slow"), bench.player("quick"));
-        let mut given = vec![(slow, request(77)), (quick.clone(), request(1))];
-        bench.part.give(&mut given);
-        bench.part.give(&mut Vec::new());
+        bench.give(vec![(slow, request(77)), (quick.clone(), request(1))]);
+        bench.give(Vec::new());
         assert_eq!(bench.hears().await, "quick gave 1");
-        bench.part.give(&mut vec![(quick, request(1))]);
+        bench.give(vec![(quick, request(1))]);
         assert_eq!(bench.hears().await, "quick gave 2");
+        bench.permits.add_permits(1);
+        assert_eq!(bench.hears().await, "slow gave 77");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_blocks_its_thread_holds_up_other_parts_until_they_are_driven_again() {
+    for shared in WAYS {
+        let (bench, other) = (Bench::new(shared).await, Bench::new(shared).await);
+        let (slow, quick) = (bench.player("slow"), other.player("quick"));
+        bench.part.give(&mut vec![(slow, request(77))]);
+        other.part.give(&mut vec![(quick, request(1))]);
+        Part::see_to_given([&bench.part, &other.part].into_iter());
+        other.give(Vec::new());
+        assert_eq!(other.hears().await, "quick gave 1");
         bench.permits.add_permits(1);
         assert_eq!(bench.hears().await, "slow gave 77");
     }
@@ -350,8 +372,7 @@ async fn what_is_given_is_handled_in_that_order_whichever_task_comes_first() {
         let player = bench.player("one");
         let numbers = || (100..500).map(i64::from);
         for number in numbers() {
-            let mut given = vec![(player.clone(), request(number))];
-            bench.part.give(&mut given);
+            bench.give(vec![(player.clone(), request(number))]);
         }
         let mut sum = 0;
         for number in numbers() {

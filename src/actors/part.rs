@@ -24,6 +24,7 @@ use tokio::runtime::{self, Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use crate::net::lock;
+use crate::protocol::SHARDS;
 use crate::protocol::shard::{Answer, Located, PREFETCHED, REQUEST_BYTES, Request, key_max};
 use crate::protocol::types::{Key, KeyRef};
 
@@ -130,15 +131,33 @@ impl Part {
     ///
     /// # Errors
     /// Its driver has panicked in [`drive_here`](Self::drive_here).
-    pub(super) fn drive<R>(&self, usage: impl FnOnce(&mut Driver) -> R) -> Result<R, &'static str> {
+    pub(super) fn drive<R>(
+        self: &Arc<Self>,
+        usage: impl FnOnce(&mut Driver) -> R,
+    ) -> Result<R, &'static str> {
         self.mark_thread();
-        let mut driver = lock(&self.driver);
-        let driver = driver.as_mut().ok_or("the driver of the part panicked")?;
-        Ok(usage(driver))
+        let result = {
+            let mut driver = lock(&self.driver);
+            let driver = driver.as_mut().ok_or("the driver of the part panicked")?;
+            usage(driver)
+        };
+        Self::see_to_given(std::iter::once(self));
+        Ok(result)
     }
 
     /// Has what was put into the inbox handled here and now, if the actor is neither at work nor about to be.
-    pub(super) fn drive_here(&self) {
+    pub(super) fn drive_here(self: &Arc<Self>) {
+        Self::drive_all_here(std::iter::once(self));
+    }
+
+    /// The same for several.
+    pub(super) fn drive_all_here<'a>(parts: impl Iterator<Item = &'a Arc<Self>> + Clone) {
+        parts.clone().for_each(|part| part.drive_if_idle());
+        Self::see_to_given(parts);
+    }
+
+    /// Players are given something, perhaps, which is to be [seen to](Self::see_to_given).
+    fn drive_if_idle(&self) {
         if !self.inbox.claim() {
             return;
         }
@@ -169,7 +188,7 @@ impl Part {
 
     /// Takes a call in: for its player if that lives here, else for the part to decide. None if nobody will answer.
     pub(crate) fn call(
-        &self,
+        self: &Arc<Self>,
         key: KeyRef<'_>,
         request: Request,
     ) -> Result<Option<Waiting>, Refused> {
@@ -214,7 +233,7 @@ impl Part {
 
     /// Takes in the question where an actor is.
     pub(crate) fn locate(
-        &self,
+        self: &Arc<Self>,
         key: KeyRef<'_>,
         port: oneshot::Sender<Result<Option<Located>, Answer>>,
     ) -> Result<(), Refused> {
@@ -225,7 +244,7 @@ impl Part {
     }
 
     /// Tells the part of a client that waits; refused if the part has ended.
-    fn tell(&self, item: Item) -> Result<(), Refused> {
+    fn tell(self: &Arc<Self>, item: Item) -> Result<(), Refused> {
         if !self.inbox.put(item) {
             return Err(Refused::Closed);
         }
@@ -235,7 +254,7 @@ impl Part {
 
     /// A client waits for what it has put into the inbox: if no other waits, it has that handled itself, since to wake the actor
     /// would take longer.
-    pub(super) fn wake_for_client(&self) {
+    pub(super) fn wake_for_client(self: &Arc<Self>) {
         if self.load.calls() == 1 && self.may_handle_here() {
             self.drive_here();
         } else {
@@ -258,34 +277,53 @@ impl Part {
         result
     }
 
-    /// Gives players requests, and has a task handle all of them, each as far as it goes without waiting: one wake-up instead
-    /// of one for each player's actor. Should a handler compute long, the task of the next time goes on with the others.
-    pub(super) fn give(self: &Arc<Self>, requests: &mut Vec<Given>) {
-        let mut given = lock(&self.given);
-        given.extend(requests.drain(..));
-        if !given.is_empty() {
-            let part = Arc::clone(self);
-            tokio::spawn(async move { part.handle_given().await });
+    /// Gives players requests; whoever drives the part sees to it that they are handled.
+    pub(super) fn give(&self, requests: &mut Vec<Given>) {
+        if !requests.is_empty() {
+            lock(&self.given).extend(requests.drain(..));
         }
     }
 
-    async fn handle_given(&self) {
-        loop {
-            for (seat, _) in lock(&self.given).iter().take(PREFETCHED) {
-                seat.prefetch();
-            }
-            // What so many came to is sent before the next ones are handled.
-            for _ in 0..PREFETCHED {
-                self.room().await;
-                let Some(work) = self.next_given() else {
-                    return self.drive_here();
-                };
-                if let Some(work) = work {
-                    work.begin();
+    /// Has a task handle what players of those parts were given, each request as far as it goes without waiting: one wake-up
+    /// instead of one for each player's actor, and none of another thread, which a second task would take. Should a handler
+    /// compute long, the task of the next time goes on with the others.
+    pub(super) fn see_to_given<'a>(parts: impl Iterator<Item = &'a Arc<Self>>) {
+        let parts = parts.filter(|part| part.has_given()).cloned();
+        let mut parts: SmallVec<[Arc<Self>; SHARDS]> = parts.collect();
+        if parts.is_empty() {
+            return;
+        }
+        tokio::spawn(async move {
+            loop {
+                for part in &parts {
+                    part.handle_some_given().await;
+                    // What so many came to is sent before the next ones are handled.
+                    part.drive_if_idle();
                 }
+                parts.retain(|part| part.has_given());
+                if parts.is_empty() {
+                    return;
+                }
+                tokio::task::yield_now().await;
             }
-            self.drive_here();
-            tokio::task::yield_now().await;
+        });
+    }
+
+    fn has_given(&self) -> bool {
+        !lock(&self.given).is_empty()
+    }
+
+    async fn handle_some_given(&self) {
+        for (seat, _) in lock(&self.given).iter().take(PREFETCHED) {
+            seat.prefetch();
+        }
+        for _ in 0..PREFETCHED {
+            self.room().await;
+            match self.next_given() {
+                Some(Some(work)) => work.begin(),
+                Some(None) => {}
+                None => return,
+            }
         }
     }
 

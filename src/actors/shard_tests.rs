@@ -112,7 +112,7 @@ async fn while_the_actor_rests_others_drive_the_part() {
 }
 
 /// A client that asks where a player is.
-fn locate(part: &Part) -> oneshot::Receiver<Result<Option<Located>, Answer>> {
+fn locate(part: &Arc<Part>) -> oneshot::Receiver<Result<Option<Located>, Answer>> {
     let (port, answer) = oneshot::channel();
     let waits = part.locate(key().borrowed(), port);
     waits.expect("there is room");

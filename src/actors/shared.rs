@@ -229,12 +229,11 @@ impl Shared {
             }
             Event::Due { lanes, here } => {
                 let is_due = |part: &&Arc<Part>| lanes & 1 << part.index != 0;
-                for part in self.parts.iter().filter(is_due) {
-                    if here {
-                        part.drive_here();
-                    } else {
-                        part.inbox.wake();
-                    }
+                let due = self.parts.iter().filter(is_due);
+                if here {
+                    Part::drive_all_here(due);
+                } else {
+                    due.for_each(|part| part.inbox.wake());
                 }
             }
             Event::LinkUp(peer) => {
