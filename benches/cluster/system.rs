@@ -31,10 +31,10 @@ impl System {
     pub(crate) const ONE_BACKUP: [Path; 6] = [
         Path::Floor,
         Path::Local,
+        Path::Spread,
         Path::Guests,
         Path::Reads,
         Path::GuestReads,
-        Path::Spread,
     ];
 
     /// Three nodes of the product; `threads`: how many each works with, if not as many as there are processors.
