@@ -117,6 +117,8 @@ impl Drop for Process {
 pub(crate) fn this(role: &str) -> Res<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.env(ROLE, role);
+    // As start.sh has it.
+    command.env("MIMALLOC_PAGE_RECLAIM_ON_FREE", "-1");
     Ok(command)
 }
 
