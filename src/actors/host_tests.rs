@@ -15,7 +15,7 @@ use super::*;
 use crate::actors::calls::{Calls, Refused, Waiting};
 use crate::actors::contain::contained;
 use crate::actors::lease::Lease;
-use crate::actors::part::Given;
+use crate::actors::part::{Given, TOGETHER_MAX};
 use crate::actors::player::{Hosted, ServerType, Start};
 use crate::actors::resident::{Gate, Resident, Stranger};
 use crate::actors::seats::Place;
@@ -32,7 +32,7 @@ use crate::wire::{self, CallFailure};
 const WAYS: [bool; 2] = [false, true];
 
 /// Replies with the sum of all numbers so far; 0 panics, a negative one waits for a permit first, 77 does so without letting
-/// its thread go, 99 has a player killed.
+/// its thread go, 88 computes for some time, 99 has a player killed.
 struct Sums {
     permits: Arc<Semaphore>,
     victim: Arc<OnceLock<Arc<dyn Resident>>>,
@@ -65,6 +65,9 @@ impl GenServer for Sums {
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
+        }
+        if number == 88 {
+            std::thread::sleep(2 * TOGETHER_MAX);
         }
         if number == 99 {
             let victim = self.victim.get().cloned();
@@ -360,6 +363,25 @@ async fn who_blocks_its_thread_holds_up_other_parts_until_they_are_driven_again(
         assert_eq!(other.hears().await, "quick gave 1");
         bench.permits.add_permits(1);
         assert_eq!(bench.hears().await, "slow gave 77");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_whose_players_compute_have_a_task_each() {
+    for shared in WAYS {
+        let new = || Bench::new(shared);
+        let benches = [new().await, new().await, new().await];
+        for (bench, number) in benches.iter().zip([88, 77, 1]) {
+            let player = bench.player("one");
+            bench.part.give(&mut vec![(player, request(number))]);
+        }
+        Part::see_to_given(benches.iter().map(|bench| &bench.part));
+        let [first, second, third] = benches;
+        assert_eq!(first.hears().await, "one gave 88");
+        // The second one blocks the thread of its task.
+        assert_eq!(third.hears().await, "one gave 1");
+        second.permits.add_permits(1);
+        assert_eq!(second.hears().await, "one gave 77");
     }
 }
 

@@ -13,9 +13,11 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::hint::black_box;
+use std::iter::once;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use hashbrown::HashTable;
@@ -34,6 +36,9 @@ use super::driver::{Driver, Inbox, Item};
 use super::lease::Lease;
 use super::load::Load;
 use super::resident::{Resident, Work};
+
+/// How long one task goes on with what players of several parts were given, until each part has one of its own.
+pub(super) const TOGETHER_MAX: Duration = Duration::from_millis(1);
 
 /// One part, as its clients and players see it.
 pub(crate) struct Part {
@@ -141,13 +146,13 @@ impl Part {
             let driver = driver.as_mut().ok_or("the driver of the part panicked")?;
             usage(driver)
         };
-        Self::see_to_given(std::iter::once(self));
+        Self::see_to_given(once(self));
         Ok(result)
     }
 
     /// Has what was put into the inbox handled here and now, if the actor is neither at work nor about to be.
     pub(super) fn drive_here(self: &Arc<Self>) {
-        Self::drive_all_here(std::iter::once(self));
+        Self::drive_all_here(once(self));
     }
 
     /// The same for several.
@@ -285,8 +290,9 @@ impl Part {
     }
 
     /// Has a task handle what players of those parts were given, each request as far as it goes without waiting: one wake-up
-    /// instead of one for each player's actor, and none of another thread, which a second task would take. Should a handler
-    /// compute long, the task of the next time goes on with the others.
+    /// instead of one for each player's actor, and none of another thread, which a second task would take. Where handlers compute,
+    /// other threads are to help: then each part has a task. Should one compute very long, the task of the next time goes on
+    /// with the others.
     pub(super) fn see_to_given<'a>(parts: impl Iterator<Item = &'a Arc<Self>>) {
         let parts = parts.filter(|part| part.has_given()).cloned();
         let mut parts: SmallVec<[Arc<Self>; SHARDS]> = parts.collect();
@@ -294,11 +300,15 @@ impl Part {
             return;
         }
         tokio::spawn(async move {
+            let begun = Instant::now();
             loop {
                 for part in &parts {
                     part.handle_some_given().await;
                     // What so many came to is sent before the next ones are handled.
                     part.drive_if_idle();
+                    if parts.len() > 1 && begun.elapsed() > TOGETHER_MAX {
+                        return parts.iter().for_each(|part| Self::see_to_given(once(part)));
+                    }
                 }
                 parts.retain(|part| part.has_given());
                 if parts.is_empty() {
