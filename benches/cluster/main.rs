@@ -130,21 +130,22 @@
 //! instead of four, which are written at odd places and read as words at once (a tenth slower).
 //!
 //! What would move the bound next, each by some hundredths: places in the table instead of keys, for what waits for a peer;
-//! fewer moves of items of 180 bytes; a Put that is written and read without a codec. mimalloc gives blocks whose size is no power of two from the next larger class, by
-//! a slower path, since Rust asks for an alignment; with `mi_malloc` instead nothing was faster. Reading ahead what a tick
-//! looks at again made nothing faster either.
+//! fewer moves of items of 180 bytes; a Put that is written and read without a codec. mimalloc gives blocks whose size is
+//! no power of two from the next larger class, by a slower path, since Rust asks for an alignment; with `mi_malloc` instead
+//! nothing was faster. Reading ahead what a tick looks at again made nothing faster either.
 //!
 //! Where any of three nodes is asked, a reward takes 3.1 us of processor time with two threads in each, and 2.5 with one
-//! (2026-12-01): there are six threads on two cores, and two in the node that is asked alone, or in the other two alone, cost
-//! nearly as much. Frames are as large either way, but there are three times as many changes of context, since tokio wakes the
-//! other thread for each second task. So what the players of all four parts were given by a frame is one task, which the
-//! thread that read the frame runs next: a quarter fewer calls of futex, a sixth fewer changes of context, and some 4 % more
-//! requests. Handled by the reader itself they were some more with 64 in flight, but a handler that computes long would have
-//! held up the link. Tried and dropped: threads tied to cores (5 % at most, on a machine that is no one's alone); tokio's
-//! `event_interval` of 256 instead of 61 (nothing); clients that leave their request to a task which reads the players of 64
-//! of them ahead (5 % more rewards at the player's own node, 5 % less where any is asked; and one that computes long would
-//! hold up the others); the player read ahead before the call is encoded (nothing). The kernel's BBR, where that is the
-//! machine's choice, costs this path 5 to 9 % against reno or cubic, and no other.
+//! (2026-12-01): there are six threads on two cores, and two in the node that is asked alone, or in the other two alone,
+//! cost nearly as much. Frames are as large either way, but there are three times as many changes of context, since tokio
+//! wakes the other thread for each second task. So what the players of all four parts were given by a frame is one task,
+//! which the thread that read the frame runs next: a quarter fewer calls of futex, a sixth fewer changes of context, and
+//! some 4 % more requests, with one thread in each node 7 to 14 %. Handled by the reader itself they were some more with 64
+//! in flight, but a handler that computes long would have held up the link. Tried and dropped: threads tied to cores (5 %
+//! at most, on a machine that is no one's alone); tokio's `event_interval` of 256 instead of 61 (nothing); clients that
+//! leave their request to a task which reads the players of 64 of them ahead (5 % more rewards at the player's own node, 5
+//! % less where any is asked; and one that computes long would hold up the others); the player read ahead before the call
+//! is encoded (nothing). The kernel's BBR, where that is the machine's choice, costs this path 5 to 9 % against reno or
+//! cubic, and no other.
 //!
 //! What these comparisons need: two clusters of the same program differ by up to a tenth for as long as they live, so
 //! that new ones are started several times, in any order, and each time measured in turn.
