@@ -95,10 +95,11 @@ fn start(dir: &File, paths: &[Path]) -> Res<Vec<System>> {
 
 /// Leaves out what cannot be measured here, and says so.
 fn leave_out_erlang(paths: &mut Vec<Path>) {
-    let why = if !paths.iter().any(|path| path.is_erlang()) {
+    if !paths.iter().any(|path| path.is_erlang()) {
         return;
-    } else if crate::allocations().parse::<u64>().is_ok() {
-        // Nobody counts what Erlang allocates.
+    }
+    // Nobody counts what Erlang allocates.
+    let why = if crate::allocations().parse::<u64>().is_ok() {
         "counting"
     } else if Command::new("erl").arg("-version").output().is_err() {
         "no erl here (Debian: erlang-base)"

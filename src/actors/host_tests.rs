@@ -155,12 +155,6 @@ impl Bench {
         Self::with(1_000, shared).await
     }
 
-    /// The part gives its players requests, and sees to it.
-    fn give(&self, mut requests: Vec<Given>) {
-        self.part.give(&mut requests);
-        Part::see_to_given(iter::once(&self.part));
-    }
-
     /// With room for so many clients that wait.
     async fn with(waiting_max: usize, shared: bool) -> Self {
         let permits = Arc::new(Semaphore::new(0));
@@ -187,6 +181,12 @@ impl Bench {
             supervisor: Actor::spawn(None, supervisor, ()).await.unwrap().0,
             own,
         }
+    }
+
+    /// The part gives its players requests, and sees to it.
+    fn give(&self, mut requests: Vec<Given>) {
+        self.part.give(&mut requests);
+        Part::see_to_given(iter::once(&self.part));
     }
 
     /// A new player.

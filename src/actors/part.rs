@@ -156,15 +156,14 @@ impl Part {
     }
 
     /// The same for several.
-    pub(super) fn drive_all_here<'a>(parts: impl Iterator<Item = &'a Arc<Self>> + Clone) {
-        parts.clone().for_each(|part| part.drive_if_idle());
-        Self::see_to_given(parts);
+    pub(super) fn drive_all_here<'a>(parts: impl Iterator<Item = &'a Arc<Self>>) {
+        Self::see_to_given(parts.filter(|part| part.drive_if_idle()));
     }
 
-    /// Players are given something, perhaps, which is to be [seen to](Self::see_to_given).
-    fn drive_if_idle(&self) {
+    /// False if somebody else is at it, who sees to what players are given as well.
+    fn drive_if_idle(&self) -> bool {
         if !self.inbox.claim() {
-            return;
+            return false;
         }
         let is_done = self.driver.try_lock().is_ok_and(|mut place| {
             let rounds = || place.as_mut().is_some_and(|driver| driver.rounds());
@@ -177,6 +176,7 @@ impl Part {
         if !is_done {
             self.inbox.hand_over();
         }
+        true
     }
 
     /// Nobody will drive it any more: whoever waits hears of that, and everybody moves out.
@@ -295,28 +295,29 @@ impl Part {
     /// with the others.
     pub(super) fn see_to_given<'a>(parts: impl Iterator<Item = &'a Arc<Self>>) {
         let parts = parts.filter(|part| part.has_given()).cloned();
-        let mut parts: SmallVec<[Arc<Self>; SHARDS]> = parts.collect();
-        if parts.is_empty() {
-            return;
+        let parts: SmallVec<[Arc<Self>; SHARDS]> = parts.collect();
+        if !parts.is_empty() {
+            tokio::spawn(Self::handle_given(parts));
         }
-        tokio::spawn(async move {
-            let begun = Instant::now();
-            loop {
-                for part in &parts {
-                    part.handle_some_given().await;
-                    // What so many came to is sent before the next ones are handled.
-                    part.drive_if_idle();
-                    if parts.len() > 1 && begun.elapsed() > TOGETHER_MAX {
-                        return parts.iter().for_each(|part| Self::see_to_given(once(part)));
-                    }
+    }
+
+    async fn handle_given(mut parts: SmallVec<[Arc<Self>; SHARDS]>) {
+        let begun = Instant::now();
+        loop {
+            for part in &parts {
+                part.handle_some_given().await;
+                // What so many came to is sent before the next ones are handled.
+                part.drive_if_idle();
+                if parts.len() > 1 && begun.elapsed() > TOGETHER_MAX {
+                    return parts.iter().for_each(|part| Self::see_to_given(once(part)));
                 }
-                parts.retain(|part| part.has_given());
-                if parts.is_empty() {
-                    return;
-                }
-                tokio::task::yield_now().await;
             }
-        });
+            parts.retain(|part| part.has_given());
+            if parts.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     fn has_given(&self) -> bool {
